@@ -1,0 +1,1 @@
+"""Consumers of image-mask pairs: localization, classification, detection, and the lift."""

@@ -1,0 +1,1 @@
+"""DualAnoDiff: two interrelated diffusion branches that draw image-mask pairs of defects."""
