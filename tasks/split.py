@@ -1,0 +1,183 @@
+"""The few-shot split: made once, by content, and written to a file that every stage reads."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.data_check import Fault
+from tasks.errors import DataError
+from tasks.near_duplicates import with_groups
+from tasks.pictures import sha256_of
+from tasks.samples import COLUMNS, category_folder, defect_types
+
+
+class SplitConfig(BaseModel):
+    """How the pictures of a category are shared out between training, validation and test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shots: Literal["third"] | Annotated[int, Field(ge=1)] = Field(
+        default="third",
+        description="Defect pictures per type that train: a number, or 'third' (by name, rounded down, at least 1).",
+    )
+    val_share: float = Field(
+        default=0.2, gt=0, lt=1, description="Share of the normal training pictures held back."
+    )
+    seed: int = Field(
+        default=0, ge=0, description="Which normals are held back, whatever their names and order."
+    )
+
+
+def split_samples(samples: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
+    """Fill `split`, `group` and `reason`, so that no part is on two sides of train, val and test.
+
+    Per category: (1) pictures of the first parts of each defect type are shots, "train"; (2) whatever else would be
+    tested but shows a shot's part is "excluded"; (3) normals that show the part of a test picture are "excluded"
+    from training; (4) of the other normals, whole groups are held back as "val", chosen by content. The rest is as
+    its folder says. Groups are found here if the table has none yet.
+    Raises: DataError if a picture is unreadable, or a type has too few pictures for the shots asked for.
+    """
+    if (samples["group"] < 0).any():
+        samples = with_groups(samples)
+    parts = [_split_category(rows.copy(), config) for _, rows in samples.groupby("category", sort=True)]
+    return pd.concat(parts).loc[samples.index] if parts else samples.copy()
+
+
+def _split_category(rows: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
+    from_train = rows["image_path"].map(lambda path: Path(path).parents[1].name == "train")
+    normal = (rows["label_index"] == 0) & from_train
+    rows["split"], rows["reason"] = "test", ""
+    rows.loc[normal, "split"] = "train"
+    rows.loc[_shots(rows, config), "split"] = "train"
+
+    shot_of = _first_of_groups(rows[(rows["split"] == "train") & (rows["label_index"] == 1)])
+    _exclude(rows, (rows["split"] == "test") & rows["group"].isin(shot_of), "the shot", shot_of)
+    test_of = _first_of_groups(rows[rows["split"] == "test"])
+    _exclude(rows, normal & rows["group"].isin(test_of), "the test picture", test_of)
+
+    # A group with a shot trains as a whole, else its part would be on both sides of train and val.
+    train = rows[normal & (rows["split"] == "train")]
+    free = train[~train["group"].isin(shot_of)]
+    rows.loc[normal & rows["group"].isin(_held_back(free, len(train), config)), "split"] = "val"
+    return rows
+
+
+def _shots(rows: pd.DataFrame, config: SplitConfig) -> list[int]:
+    return [
+        index for label in defect_types(rows) for index in _shots_of(rows[rows["label"] == label], config)
+    ]
+
+
+def _shots_of(of_type: pd.DataFrame, config: SplitConfig) -> list[int]:
+    """The rows of one defect type that train.
+
+    "third" is DESIGN §2's third of the pictures by name, but part after part: where parts were taken several times
+    (magnetic_tile: six exposures, sorted by exposure) the plain first third touches every part and leaves nothing
+    to test; where each was taken once the two are the same. A number N is one picture each of the first N parts,
+    then second pictures of the same ones, for N shots of one part are hardly more than one.
+    """
+    of_type = of_type.sort_values("image_path")
+    parts = of_type["group"].drop_duplicates().tolist()
+    if config.shots == "third":
+        part_after_part = of_type["group"].map(parts.index).sort_values(kind="stable")
+        return part_after_part.index[: max(1, len(of_type) // 3)].tolist()
+    trainable = of_type[of_type["group"].isin(parts[:-1])]
+    if config.shots > len(trainable):
+        raise DataError(
+            f"{Path(of_type['image_path'].iloc[0]).parent}: {len(of_type)} pictures of {len(parts)} part(s) cannot "
+            f"give {config.shots} shots and a part to test; add pictures, lower split.shots or leave the defect out"
+        )
+    turn = trainable.groupby("group").cumcount().sort_values(kind="stable")
+    return turn.index[: config.shots].tolist()
+
+
+def _first_of_groups(rows: pd.DataFrame) -> dict[int, str]:
+    first = rows.sort_values("image_path").drop_duplicates("group")
+    return dict(zip(first["group"], first["image_path"], strict=True))
+
+
+def _exclude(rows: pd.DataFrame, excluded: "pd.Series[bool]", which: str, twin_of: dict[int, str]) -> None:
+    rows.loc[excluded, "split"] = "excluded"
+    twins = [Path(twin_of[group]) for group in rows.loc[excluded, "group"]]
+    rows.loc[excluded, "reason"] = [
+        f"shows the part of {which} {twin.relative_to(twin.parents[2]).as_posix()}" for twin in twins
+    ]
+
+
+def _held_back(free: pd.DataFrame, num_normals: int, config: SplitConfig) -> list[int]:
+    """Whole groups, in an order drawn from their content, up to val_share of the normals."""
+    groups = free.groupby("group")["sha256"].agg(["min", "size"])
+    groups["draw"] = [
+        hashlib.sha256(f"{config.seed}:{sha256}".encode()).hexdigest() for sha256 in groups["min"]
+    ]
+    groups = groups.sort_values("draw")
+    if len(free) == num_normals:
+        groups = groups.iloc[:-1]  # one group must stay to train on
+    wanted = max(1, round(config.val_share * num_normals))
+    chosen: list[int] = []
+    for group, size in zip(groups.index.tolist(), groups["size"].tolist(), strict=True):
+        if size <= wanted:
+            chosen.append(group)
+            wanted -= size
+    # Every group is larger than what is wanted: too much validation is better than none.
+    return chosen or groups.sort_values("size", kind="stable").index[:1].tolist()
+
+
+def split_faults(split: pd.DataFrame) -> list[Fault]:
+    """What the split leaves empty: without normals no training, without tests a defect type has no figure."""
+    faults = []
+    for _, rows in split.groupby("category"):
+        folder = category_folder(rows["image_path"].iloc[0])
+        normals = rows[rows["label_index"] == 0]["split"]
+        for side, needed in (("train", "train on"), ("val", "hold back as validation")):
+            if not (normals == side).any():
+                what = f"the split leaves no normal picture to {needed}: {(normals == 'excluded').sum()} are excluded"
+                fix = "add normal pictures of parts that are not in the test set"
+                faults.append(Fault("error", folder / "train" / "good", what, fix))
+        for defect_type in defect_types(rows):
+            if not (rows[rows["label"] == defect_type]["split"] == "test").any():
+                what = "every picture that is no shot shows the part of one, so none is left to test"
+                fix = "add pictures of other parts"
+                faults.append(Fault("warning", folder / "test" / defect_type, what, fix))
+    return faults
+
+
+def write_split(split: pd.DataFrame, root: Path, out_csv: Path) -> None:
+    """Write the table as CSV, its paths relative to the data's root, so that the file moves with the data."""
+    root = root.resolve()
+    table = split[COLUMNS].copy()
+    for column in ("image_path", "mask_path"):
+        table[column] = [Path(path).relative_to(root).as_posix() if path else "" for path in table[column]]
+    table.to_csv(out_csv, index=False, lineterminator="\n")
+
+
+def read_split(split_csv: Path, root: Path) -> pd.DataFrame:
+    """Read a split written by `write_split`, its paths absolute under `root`.
+
+    Raises: DataError if the file has other columns.
+    """
+    table = pd.read_csv(split_csv, keep_default_na=False, dtype=str)
+    if list(table.columns) != COLUMNS:
+        raise DataError(
+            f"{split_csv}: columns {list(table.columns)}, expected {COLUMNS}; make the split again"
+        )
+    root = root.resolve()
+    for column in ("image_path", "mask_path"):
+        table[column] = [str(root / path) if path else "" for path in table[column]]
+    return table.astype({"label_index": "int64", "group": "int64"})
+
+
+def split_digest(split: pd.DataFrame) -> str:
+    """Hash of which content is on which side under which label, whatever the files' names and places; in hex.
+
+    Masks count by their content too: redrawn masks make another split.
+    """
+    columns = split[["category", "label", "split", "sha256", "mask_path"]]
+    lines = [
+        "\t".join([category, label, side, sha256, sha256_of(Path(mask)) if mask else ""])
+        for category, label, side, sha256, mask in columns.itertuples(index=False)
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
