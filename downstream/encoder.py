@@ -1,0 +1,206 @@
+"""The U-Net and where its encoder's weights come from: a folder, a local file, the hub, or a random start.
+
+An encoder folder (the format of the bundled one) holds model.safetensors, a timm state dict in timm's own
+naming, and config.json:
+    {"architecture": "resnet10t", "mean": [r, g, b], "std": [r, g, b]}
+with, where the weights need it, "model_args" (handed to timm, such as {"pad_type": "same"}) and
+"freeze_batch_norm": true (statistics that are not real ones must not be updated or replaced by the batch's).
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from downstream.config import DEPTH
+from downstream.errors import EncoderError
+
+LOCAL_HINT = (
+    "set localize.encoder_weights to a local safetensors file, or localize.encoder to an encoder folder"
+)
+
+
+class EncoderSpec(BaseModel):
+    """All it takes to build an encoder again without its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str = Field(min_length=1, description="timm model name.")
+    mean: tuple[float, float, float] = Field(description="Per channel, of pictures in 0..1.")
+    std: tuple[float, float, float] = Field(description="Per channel, of pictures in 0..1.")
+    model_args: dict[str, str | bool | int | float] = Field(
+        {}, description="Further arguments of timm.create_model."
+    )
+    freeze_batch_norm: bool = Field(
+        False, description="Keep the encoder's batch norm in evaluation mode always."
+    )
+
+
+def build_unet(
+    encoder: Path | str,
+    encoder_weights: str | Path = "hub",
+    decoder_channels: Sequence[int] = (128, 64, 32, 16, 16),
+) -> tuple[nn.Module, EncoderSpec]:
+    """U-Net for one-channel logits, encoder loaded, decoder fresh from torch's global generator.
+
+    `encoder` is a folder or a timm name; `encoder_weights` counts for a name only.
+    Shape: the network maps (b, 3, h, w) to (b, 1, h, w), h and w multiples of 32.
+    Raises: EncoderError that names the option to change.
+    """
+    folder = Path(encoder)
+    if folder.is_dir():
+        spec = read_spec(folder)
+        network = empty_unet(spec, decoder_channels)
+        load_encoder(network, folder / "model.safetensors")
+        return network, spec
+    if encoder == "bundled":
+        raise EncoderError(
+            'encoder "bundled": this library has no weights of its own; pass the bundled folder\'s path.'
+        )
+    if isinstance(encoder, Path) or "/" in str(encoder):
+        raise EncoderError(
+            f"localize.encoder: no folder {encoder}. Give an existing folder or a timm model name."
+        )
+    spec = _timm_spec(encoder)
+    if encoder_weights == "hub":
+        return _hub_unet(spec, decoder_channels), spec
+    network = empty_unet(spec, decoder_channels)
+    if encoder_weights != "random":
+        load_encoder(network, Path(encoder_weights))
+    return network, spec
+
+
+def empty_unet(spec: EncoderSpec, decoder_channels: Sequence[int], *, pretrained: bool = False) -> nn.Module:
+    """U-Net of this shape with random or the hub's weights. Raises: EncoderError if it can't be built."""
+    # smp pulls in timm and torchvision, 5-10 s on a small machine: only those who build a network pay for it.
+    import segmentation_models_pytorch as smp
+
+    try:
+        network: nn.Module = smp.Unet(
+            f"tu-{spec.architecture}",
+            encoder_depth=DEPTH,
+            encoder_weights=True if pretrained else None,
+            decoder_channels=tuple(decoder_channels),
+            **spec.model_args,
+        )
+    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+        if pretrained:
+            raise
+        raise EncoderError(
+            f"encoder {spec.architecture} with {spec.model_args}: cannot be a U-Net's encoder ({error}). "
+            "Choose a convolutional timm model with five stages, such as resnet18."
+        ) from error
+    return network
+
+
+def read_spec(folder: Path) -> EncoderSpec:
+    """Read an encoder folder's config.json. Raises: EncoderError that names file and key."""
+    path = folder / "config.json"
+    try:
+        return EncoderSpec.model_validate(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise EncoderError(
+            f"{path}: not found. An encoder folder holds config.json and model.safetensors."
+        ) from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise EncoderError(f"{path}: {faults}") from error
+    except ValueError as error:
+        raise EncoderError(f"{path}: is not JSON ({error}).") from error
+
+
+def load_encoder(network: nn.Module, path: Path) -> None:
+    """Copy a timm state dict into a U-Net's encoder; every encoder tensor must be found, with its shape.
+
+    timm's features-only wrapper renames "stages.0" to "stages_0" in some families, so names are compared
+    with dots for underscores. Left over in the file may be what lies behind the last feature map (head,
+    final norm). Raises: EncoderError with the first names that are missing or of other shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise EncoderError(
+            f"{path}: no such file. It should hold the encoder's weights; {LOCAL_HINT}."
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise EncoderError(f"{path}: is not a safetensors file ({error}).") from error
+    found = {_dotted(name): tensor for name, tensor in state.items()}
+    encoder: Any = network.encoder
+    wanted: dict[str, Tensor] = encoder.model.state_dict()
+    if len(found) != len(state) or len({_dotted(name) for name in wanted}) != len(wanted):
+        raise EncoderError(f"{path}: two tensors have names that differ by dot and underscore only.")
+    # num_batches_tracked only counts, and converters often leave it out.
+    missing = [n for n in wanted if _dotted(n) not in found and not n.endswith("num_batches_tracked")]
+    if missing:
+        raise EncoderError(
+            f"{path}: {len(missing)} of {len(wanted)} tensors of encoder {encoder.name} are not in it, first "
+            f"{missing[:3]}; it holds {list(state)[:3]}. Give weights of that timm model, in timm's naming."
+        )
+    loaded = {}
+    for name, tensor in wanted.items():
+        given = found.get(_dotted(name), tensor)
+        if given.shape != tensor.shape:
+            raise EncoderError(
+                f"{path}: {name} is {tuple(given.shape)}, encoder {encoder.name} wants {tuple(tensor.shape)}."
+            )
+        loaded[name] = given.to(tensor.dtype)
+    encoder.model.load_state_dict(loaded)
+
+
+def train_mode(network: nn.Module, spec: EncoderSpec) -> None:
+    """Put the network into training mode, but batch norm whose statistics must stay."""
+    network.train()
+    if spec.freeze_batch_norm:
+        encoder: Any = network.encoder
+        for module in encoder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _dotted(name: str) -> str:
+    return name.replace("_", ".")
+
+
+def _timm_spec(name: str) -> EncoderSpec:
+    """Mean and standard deviation that timm's weights of this name were trained with."""
+    import timm
+
+    if not timm.is_model(name):
+        raise EncoderError(
+            f"localize.encoder: {name!r} is neither a folder nor a timm model. "
+            f"Names like it: {timm.list_models(f'*{name}*')[:5]}"
+        )
+    cfg = timm.get_pretrained_cfg(name)
+    mean, std = (cfg.mean, cfg.std) if cfg is not None else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return EncoderSpec(architecture=name, mean=mean, std=std)
+
+
+def _hub_unet(spec: EncoderSpec, decoder_channels: Sequence[int]) -> nn.Module:
+    """U-Net with the hub's pretrained encoder; any failure becomes one error that names the local way."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return empty_unet(spec, decoder_channels, pretrained=True)
+    except Exception as error:  # the hub client raises OSError, httpx, requests and its own, by version
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise EncoderError(
+            f"encoder {spec.architecture}: its pretrained weights could not be had from the hub ({reason}). "
+            f"Offline, {LOCAL_HINT}; localize.encoder_weights: random starts from random weights."
+        ) from error
+
+
+def seeded_unet(
+    seed: int, encoder: Path | str, encoder_weights: str | Path, decoder_channels: Sequence[int]
+) -> tuple[nn.Module, EncoderSpec]:
+    """build_unet with its random numbers from `seed`, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_unet(encoder, encoder_weights, decoder_channels)

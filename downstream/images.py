@@ -1,0 +1,155 @@
+"""Pictures and masks from files to square tensors, and the random changes applied to both alike.
+
+Read as they lie on disk: alpha is dropped and EXIF rotation not applied, as anomalib's reader and mask
+editors do.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from downstream.config import AugmentConfig
+from downstream.errors import PictureError
+
+# 16-bit grey, as PIL names it; "I" is what older PIL and some PNGs give for the same file.
+SIXTEEN_BIT = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+
+
+def _open(path: str | Path) -> Image.Image:
+    """Open and decode a picture; raises PictureError with the file's name."""
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise PictureError(
+            f"{path}: cannot be read as a picture ({error}). Replace or remove the file."
+        ) from error
+    return picture
+
+
+def read_image(path: str | Path) -> NDArray[np.float32]:
+    """Read any picture as RGB.
+
+    Shape: (h, w, 3). Units: 0..1; 16-bit grey is divided by 65,535, whatever range the camera used.
+    Raises: PictureError if the file cannot be read.
+    """
+    picture = _open(path)
+    if picture.mode in SIXTEEN_BIT:
+        grey = np.clip(np.asarray(picture, dtype=np.float32) / 65535.0, 0.0, 1.0)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.mode == "F":
+        raise PictureError(
+            f"{path}: is a floating-point picture, whose range is unknown. Save it with 8 or 16 bits."
+        )
+    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+
+
+def read_mask(path: str | Path) -> NDArray[np.bool_]:
+    """Read a defect mask; the upper half of the file's own range is defect, in a palette every index but 0.
+
+    Shape: (h, w). Raises: PictureError if the file cannot be read.
+    """
+    picture = _open(path)
+    if picture.mode == "P":
+        return np.asarray(picture) > 0
+    values = np.asarray(picture if picture.mode in SIXTEEN_BIT else picture.convert("L"), dtype=np.float32)
+    # 0/1, 0/255 and 0/65535 masks all occur; half of the maximum fits each and cuts grey edges of resampled
+    # masks.
+    return values > values.max() / 2
+
+
+def resize_image(image: NDArray[np.float32], size_px: int) -> Tensor:
+    """Squeeze a picture into a square, antialiased.
+
+    Shape: (h, w, 3) → (3, size_px, size_px). Units: 0..1 → uint8 0..255.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, 3, h, w)
+    if pixels.shape[-2:] != (size_px, size_px):
+        pixels = F.interpolate(
+            pixels, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False
+        )
+    return (pixels[0] * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def resize_mask(mask: NDArray[np.bool_], size_px: int) -> Tensor:
+    """Squeeze a mask into a square so that a cell is defect as soon as it touches one defect pixel.
+
+    A crack one pixel wide survives any reduction, which nearest neighbour does not grant; the price is an
+    edge up to one cell further out. Shape: (h, w) bool → (1, size_px, size_px) bool.
+    """
+    cells = torch.from_numpy(np.ascontiguousarray(mask)).float()[None]
+    if cells.shape[-2:] != (size_px, size_px):
+        cells = F.adaptive_max_pool2d(cells, (size_px, size_px))
+    return cells > 0
+
+
+def load_pictures(
+    image_paths: Sequence[str], mask_paths: Sequence[str], label_index: Sequence[int], size_px: int
+) -> tuple[Tensor, Tensor]:
+    """Read pictures and masks once, at training size: 1,000 of 256 px take 0.26 GB as bytes.
+
+    Shape: images (n, 3, size_px, size_px) uint8, masks (n, 1, size_px, size_px) bool.
+    Raises: PictureError for an unreadable file, or an anomalous picture whose mask is missing, empty or of
+    other size.
+    """
+    images = torch.zeros((len(image_paths), 3, size_px, size_px), dtype=torch.uint8)
+    masks = torch.zeros((len(image_paths), 1, size_px, size_px), dtype=torch.bool)
+    for i, (image_path, mask_path, anomalous) in enumerate(
+        zip(image_paths, mask_paths, label_index, strict=True)
+    ):
+        image = read_image(image_path)
+        images[i] = resize_image(image, size_px)
+        if not anomalous:
+            continue
+        if not mask_path:
+            raise PictureError(
+                f"{image_path}: is labelled anomalous but has no mask. Add one or leave the row out."
+            )
+        mask = read_mask(mask_path)
+        if mask.shape != image.shape[:2]:
+            raise PictureError(
+                f"{mask_path}: is {_size(mask)}, its picture {image_path} {_size(image)}. Redraw it."
+            )
+        if not mask.any():
+            raise PictureError(f"{mask_path}: holds no defect pixel, but {image_path} is labelled anomalous.")
+        masks[i] = resize_mask(mask, size_px)
+    return images, masks
+
+
+def _size(array: NDArray[np.generic]) -> str:
+    """Width × height, as picture viewers show it."""
+    return f"{array.shape[1]}×{array.shape[0]} px"
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(x − mean) / std per channel. Shape: (b, 3, h, w). Units: 0..1 in."""
+    shape = (1, 3, 1, 1)
+    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+
+
+def augment(
+    images: Tensor, masks: Tensor, config: AugmentConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Flip and rotate each picture with its mask, and change the picture's brightness.
+
+    All draws are made for every picture, used or not, so that switching one change off leaves the others'
+    draws alone. Shape: images (b, 3, s, s) float 0..1, masks (b, 1, s, s); the same out.
+    """
+    draws = torch.rand((len(images), 4), generator=generator).tolist()
+    out_images, out_masks = [], []
+    for image, mask, (left_right, top_bottom, turns, light) in zip(images, masks, draws, strict=True):
+        axes = [2] * (config.horizontal_flip and left_right < 0.5) + [1] * (
+            config.vertical_flip and top_bottom < 0.5
+        )
+        quarter = int(turns * 4) if config.rotate90 else 0
+        both = [torch.rot90(x.flip(axes), quarter, (1, 2)) for x in (image, mask)]
+        factor = 1 + config.brightness * (2 * light - 1)
+        out_images.append((both[0] * factor).clamp(0, 1))
+        out_masks.append(both[1])
+    return torch.stack(out_images), torch.stack(out_masks)

@@ -1,0 +1,198 @@
+"""Trained localization models on pictures: load, predict, evaluate once on the test set."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from downstream.config import LocalizeConfig
+from downstream.encoder import EncoderSpec, empty_unet
+from downstream.errors import ModelError, PredictionError
+from downstream.images import load_pictures, normalize
+
+# The literature's window: 21 px on a 256 px map (DRAEM, AnomalyDiffusion, DualAnoDiff).
+WINDOW_PX, WINDOW_AT_PX = 21, 256
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One model's output on n pictures, with the truth and the thresholds that validation chose.
+
+    Shape: anomaly_map (n, h, w) float32 in 0..1, holding float16 values so that the saved file gives the
+    same metrics; pred_score (n,); gt_mask (n, h, w) bool; label_index (n,) 0 normal, 1 anomalous; label
+    (n,) "good" or defect type.
+    """
+
+    image_path: NDArray[np.str_]
+    label: NDArray[np.str_]
+    label_index: NDArray[np.int64]
+    anomaly_map: NDArray[np.float32]
+    gt_mask: NDArray[np.bool_]
+    pred_score: NDArray[np.float32]
+    pixel_threshold: float
+    image_threshold: float
+
+
+class LocalizationModel(BaseModel):
+    """model.json: all that it takes to use model.safetensors without the encoder it started from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["anodiff-localization-1"] = "anodiff-localization-1"
+    encoder: EncoderSpec
+    config: LocalizeConfig
+    seed: int
+    selected_step: int
+    val_pixel_ap: float
+    pixel_threshold: float
+    image_threshold: float
+    n_train: dict[str, int]
+    n_val: dict[str, int]
+
+
+def load_localization(folder: Path, device: str = "cpu") -> tuple[nn.Module, LocalizationModel]:
+    """Network in evaluation mode and its description. Raises: ModelError that names the file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model = LocalizationModel.model_validate(json.loads((folder / "model.json").read_text()))
+        state = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder}: no complete localization model ({error}). Train it again.") from error
+    except (ValidationError, ValueError) as error:
+        raise ModelError(f"{folder / 'model.json'}: {error}") from error
+    network = empty_unet(model.encoder, model.config.decoder_channels)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{folder / 'model.safetensors'}: does not fit model.json ({str(error)[:200]})"
+        ) from error
+    return network.to(device).eval(), model
+
+
+def predict(
+    model_folder: Path, rows: pd.DataFrame, *, device: str = "cpu", batch_size: int = 16
+) -> Predictions:
+    """Anomaly maps and scores of the pictures in `rows` (image_path, mask_path, label, label_index).
+
+    Maps and masks are at the model's size_px, on which pixel metrics are then measured.
+    Raises: ModelError, PictureError; PredictionError if there is no row.
+    """
+    if rows.empty:
+        raise PredictionError("no rows to predict: the table of pictures is empty.")
+    network, model = load_localization(model_folder, device)
+    label_index = rows["label_index"].to_numpy(dtype=np.int64)
+    images, masks = load_pictures(
+        rows["image_path"].tolist(), rows["mask_path"].tolist(), label_index.tolist(), model.config.size_px
+    )
+    maps = anomaly_maps(
+        network, images, model.encoder, precision=model.config.precision, batch_size=batch_size
+    )
+    return Predictions(
+        image_path=rows["image_path"].to_numpy(dtype=np.str_),
+        label=rows["label"].to_numpy(dtype=np.str_),
+        label_index=label_index,
+        anomaly_map=maps.cpu().numpy(),
+        gt_mask=masks[:, 0].numpy(),
+        pred_score=image_scores(maps).cpu().numpy(),
+        pixel_threshold=model.pixel_threshold,
+        image_threshold=model.image_threshold,
+    )
+
+
+def evaluate_localization(
+    model_folder: Path, test_rows: pd.DataFrame, out: Path, *, device: str = "cpu", batch_size: int = 16
+) -> pd.DataFrame:
+    """Read the test set, once; write out/predictions.npz and out/metrics.parquet; return the table.
+
+    Columns as metrics.metrics_table gives them, with model "localization" in front.
+    """
+    from downstream.metrics import metrics_table
+
+    out.mkdir(parents=True, exist_ok=True)
+    predictions = predict(model_folder, test_rows, device=device, batch_size=batch_size)
+    write_predictions(predictions, out / "predictions.npz")
+    table = metrics_table(predictions)
+    table.insert(0, "model", "localization")
+    table.to_parquet(out / "metrics.parquet", index=False)
+    return table
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Save as npz: maps as float16 (their exact values), masks as bits."""
+    arrays = {field.name: np.asarray(getattr(predictions, field.name)) for field in fields(predictions)}
+    arrays["anomaly_map"] = predictions.anomaly_map.astype(np.float16)
+    arrays["gt_mask"] = np.packbits(predictions.gt_mask, axis=None)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes the arrays for allow_pickle
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Load what write_predictions saved. Raises: PredictionError that names the file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            maps = file["anomaly_map"].astype(np.float32)
+            return Predictions(
+                image_path=file["image_path"],
+                label=file["label"],
+                label_index=file["label_index"],
+                anomaly_map=maps,
+                gt_mask=np.unpackbits(file["gt_mask"], count=maps.size).reshape(maps.shape).astype(bool),
+                pred_score=file["pred_score"],
+                pixel_threshold=float(file["pixel_threshold"]),
+                image_threshold=float(file["image_threshold"]),
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise PredictionError(
+            f"{path}: is no file of predictions ({error}). Evaluate the model again."
+        ) from error
+
+
+def anomaly_maps(
+    network: nn.Module, images: Tensor, spec: EncoderSpec, *, precision: str = "auto", batch_size: int = 16
+) -> Tensor:
+    """Probability of defect at each pixel, by a network in evaluation mode, on the network's device.
+
+    Shape: images (n, 3, s, s) uint8 → (n, s, s) float32 of float16 values.
+    """
+    device = next(network.parameters()).device
+    maps = []
+    with torch.inference_mode():
+        for batch in images.split(batch_size):
+            pixels = normalize(batch.to(device).float() / 255, spec.mean, spec.std)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            with autocast(device, precision):
+                logits = network(pixels)
+            maps.append(logits.float().sigmoid()[:, 0].half().float())
+    return torch.cat(maps)
+
+
+def image_scores(maps: Tensor) -> Tensor:
+    """Maximum of the mean-filtered map; the literature's 21 px window at 256 px, scaled with the map's size.
+
+    Zeros beyond the border count, as in DRAEM's code. Shape: (n, s, s) → (n,).
+    """
+    window = window_px(maps.shape[-1])
+    smooth = F.avg_pool2d(maps[:, None], window, stride=1, padding=window // 2)
+    return smooth.flatten(1).amax(1)
+
+
+def window_px(size_px: int) -> int:
+    """Odd window that covers the share of the map that 21 px cover of 256: 11 at 128 px, 41 at 512 px."""
+    return 2 * round((WINDOW_PX * size_px / WINDOW_AT_PX - 1) / 2) + 1
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bfloat16 autocast where `precision` asks for it; "auto" asks on CUDA only."""
+    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

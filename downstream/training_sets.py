@@ -1,0 +1,112 @@
+"""Training sets: which rows a model learns from, and the one validation set they all share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from downstream.errors import TrainingSetError
+
+TrainingSetName = Literal["real", "generated", "generated+real"]
+COLUMNS = ["image_path", "mask_path", "label", "label_index", "source"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Rows to train on and rows to select and set thresholds on.
+
+    Both have the columns image_path, mask_path ("" for normals), label, label_index and
+    source ("normal", "real" or "generated").
+    """
+
+    name: str
+    train: pd.DataFrame
+    val: pd.DataFrame
+
+
+def training_set(
+    name: TrainingSetName,
+    samples: pd.DataFrame,
+    pairs: pd.DataFrame,
+    *,
+    val_share: float = 0.2,
+    seed: int = 0,
+) -> TrainingSet:
+    """Choose the rows of one training set; validation depends on samples, pairs and seed, never on `name`.
+
+    `samples`: rows of one category with image_path, mask_path, label, label_index, split. `pairs`:
+    generated pairs with image_path, mask_path, label. Train is the normals of split "train" plus the
+    anomalous rows that `name` says; val is the normals of split "val" plus `val_share` of the pairs, on
+    which no training set trains, so that checkpoints and thresholds are chosen alike for all and no real
+    defect picture is spent on it. Raises: TrainingSetError if a part is empty or a picture is on both
+    sides.
+    """
+    _check_one_category(samples)
+    normals = _rows(samples[(samples["split"] == "train") & (samples["label_index"] == 0)], "normal")
+    shots = _rows(samples[(samples["split"] == "train") & (samples["label_index"] == 1)], "real")
+    val_normals = _rows(samples[(samples["split"] == "val") & (samples["label_index"] == 0)], "normal")
+    train_pairs, val_pairs = split_pairs(pairs, val_share=val_share, seed=seed)
+    match name:
+        case "real":
+            anomalous = shots
+        case "generated":
+            anomalous = train_pairs
+        case "generated+real":
+            anomalous = pd.concat([train_pairs, shots], ignore_index=True)
+    for rows, what in (
+        (normals, 'normal pictures with split "train"'),
+        (val_normals, 'normal pictures with split "val"'),
+    ):
+        if rows.empty:
+            raise TrainingSetError(
+                f"training set {name!r}: samples hold no {what}. Add normals to train/good."
+            )
+    if anomalous.empty or ("real" in name and shots.empty):
+        raise TrainingSetError(f'training set {name!r}: samples hold no defect picture with split "train".')
+    train = pd.concat([normals, anomalous], ignore_index=True)
+    val = pd.concat([val_normals, val_pairs], ignore_index=True)
+    shared = sorted(set(train["image_path"]) & set(val["image_path"]))
+    if shared:
+        raise TrainingSetError(
+            f"training set {name!r}: {len(shared)} pictures are in train and val, first {shared[0]}."
+        )
+    return TrainingSet(name, train, val)
+
+
+def split_pairs(
+    pairs: pd.DataFrame, *, val_share: float = 0.2, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Hold back `val_share` of the pairs of each defect type, at least one where there are two.
+
+    Raises: TrainingSetError if there are no pairs, or too few to hold one back.
+    """
+    if pairs.empty:
+        raise TrainingSetError(
+            "there are no generated pairs: every training set, also `real`, is validated on held-back pairs. "
+            "Run the generate stage first; if all pairs were refused, raise generate.num_pairs."
+        )
+    rows = _rows(pairs.assign(label_index=1), "generated")
+    held_back = np.zeros(len(rows), dtype=bool)
+    generator = np.random.default_rng(seed)
+    for _, positions in sorted(rows.groupby("label").indices.items()):
+        if len(positions) >= 2:
+            count = max(1, round(val_share * len(positions)))
+            held_back[generator.permutation(positions)[:count]] = True
+    if not held_back.any():
+        raise TrainingSetError(
+            f"only {len(rows)} generated pair(s), but two of a defect type are needed, one to validate on. "
+            "Raise generate.num_pairs."
+        )
+    return rows[~held_back].reset_index(drop=True), rows[held_back].reset_index(drop=True)
+
+
+def _check_one_category(samples: pd.DataFrame) -> None:
+    categories = sorted(samples["category"].unique()) if "category" in samples else []
+    if len(categories) > 1:
+        raise TrainingSetError(f"samples mix the categories {categories}: pass the rows of one category.")
+
+
+def _rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The columns that a model reads, with where the row is from."""
+    return rows.assign(source=source)[COLUMNS].reset_index(drop=True)
