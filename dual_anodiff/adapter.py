@@ -1,0 +1,151 @@
+"""The trained part of DualAnoDiff: attach it to a base, save and load it, export the image branch as plain LoRA."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dual_anodiff.attention import BRANCHES, TwoBranchAttnProcessor
+from dual_anodiff.config import AdapterConfig
+from dual_anodiff.errors import AdapterError
+
+WEIGHTS, DESCRIPTION = "adapter.safetensors", "adapter.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What adapter.json holds: everything needed to draw pairs with the weights beside it.
+
+    Units: mask_threshold is a distance from mid-grey in [0, 1]; mask_iou is measured on the few shots themselves.
+    """
+
+    base: str
+    base_fingerprint: str
+    revision: str | None
+    image_prompt: str
+    anomaly_prompt: str
+    size_px: int
+    adapter: dict[str, Any]
+    train_steps: int
+    num_shots: int
+    mask_threshold: float
+    mask_iou: float
+    seed: int
+    format: int = FORMAT
+
+
+def attach_adapter(unet: Any, text_encoder: Any, config: AdapterConfig, *, seed: int = 0) -> None:
+    """Freeze the base and put fresh adapters in place; the output stays the base's until they are trained.
+
+    Raises: AdapterError if the UNet's attention is not of the plain SD 1.x/2.x kind.
+    """
+    if config.saim_rank != "full" and not 1 <= config.saim_rank <= 2048:
+        raise AdapterError(f"adapter.saim_rank: {config.saim_rank} is not in 1..2048, nor 'full'")
+    unet.requires_grad_(False)
+    text_encoder.requires_grad_(False)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():
+            # peft warns of a second adapter on one model; two are what this method is.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            for name in BRANCHES:
+                unet.add_adapter(_lora(config.lora_rank, targets), adapter_name=name)
+        for module in unet.modules():
+            if hasattr(module, "set_processor") and hasattr(module, "to_q"):
+                if module.to_out[0].in_features != module.inner_dim or getattr(
+                    module, "residual_connection", False
+                ):
+                    raise AdapterError(
+                        "base: its UNet has an attention layer of an unknown kind; use an SD 1.x/2.x base"
+                    )
+                channels = module.to_out[0].out_features
+                module.set_processor(TwoBranchAttnProcessor(channels, config.saim_rank))
+        if config.text_encoder_lora_rank:
+            text_targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
+            text_encoder.add_adapter(_lora(config.text_encoder_lora_rank, text_targets), adapter_name="text")
+    for _, parameter in adapter_parameters(unet, text_encoder):
+        parameter.requires_grad_(True)
+
+
+def _lora(rank: int, targets: list[str]) -> LoraConfig:
+    # alpha = rank, as the reference: the LoRA's product is added unscaled.
+    return LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets)
+
+
+def adapter_parameters(unet: nn.Module, text_encoder: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters of the adapters alone: LoRA of both branches, SAIM, LoRA of the text encoder."""
+    for prefix, model in (("unet", unet), ("text_encoder", text_encoder)):
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name or ".processor." in name:
+                yield f"{prefix}.{name}", parameter
+
+
+def save_adapter(folder: Path, card: AdapterCard, weights: dict[str, Tensor]) -> None:
+    """Write adapter.safetensors, then adapter.json: the second's existence means that the first is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(json.dumps(card.__dict__, indent=2) + "\n")
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """Read adapter.json.
+
+    Raises: AdapterError if it is missing or of another format.
+    """
+    try:
+        return AdapterCard(**json.loads((folder / DESCRIPTION).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise AdapterError(
+            f"{folder / DESCRIPTION}: {error}; is this the folder of a finished fine-tuning (made by this version)?"
+        ) from error
+
+
+@torch.no_grad()
+def load_weights(folder: Path, unet: nn.Module, text_encoder: nn.Module) -> None:
+    """Fill attached adapters from a folder.
+
+    Raises: AdapterError if the file is missing, or names and shapes are not those of the attached adapters.
+    """
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except Exception as error:
+        raise AdapterError(f"{folder / WEIGHTS}: can't be read ({error}); fine-tune again") from error
+    own = dict(adapter_parameters(unet, text_encoder))
+    if weights.keys() != own.keys() or any(own[n].shape != w.shape for n, w in weights.items()):
+        odd = sorted(weights.keys() ^ own.keys())[:3]
+        raise AdapterError(
+            f"{folder / WEIGHTS}: does not fit this base (first differences: {odd}); use its own base"
+        )
+    for name, parameter in own.items():
+        parameter.copy_(weights[name])
+
+
+def export_lora(folder: Path, out: Path) -> None:
+    """Write the image branch as a LoRA that plain `StableDiffusionPipeline.load_lora_weights` reads.
+
+    What is left out: SAIM and the anomaly branch, so pictures resemble branch 0's but come without a mask.
+    """
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    from dual_anodiff.pipeline import DualAnoDiffPipeline
+
+    pipe = DualAnoDiffPipeline.from_adapter(folder)
+    unet_layers = get_peft_model_state_dict(pipe.unet, adapter_name=BRANCHES[0])
+    has_text = any(isinstance(m, LoraLayer) for m in pipe.text_encoder.modules())
+    text_layers = get_peft_model_state_dict(pipe.text_encoder, adapter_name="text") if has_text else None
+    StableDiffusionPipeline.save_lora_weights(
+        out,
+        unet_lora_layers=convert_state_dict_to_diffusers(unet_layers),
+        text_encoder_lora_layers=convert_state_dict_to_diffusers(text_layers) if text_layers else None,
+    )

@@ -1,0 +1,65 @@
+"""Base models: the bundled `mini`, a diffusers folder, or a hub id of an SD 1.x/2.x pipeline."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from diffusers.utils import logging as diffusers_log
+from transformers.utils import logging as transformers_log
+
+from dual_anodiff.errors import BaseModelError
+
+MINI = Path(__file__).parent / "mini"
+IMAGE_ENCODER = MINI / "image_encoder"
+
+
+def resolve_base(base: str) -> str:
+    """Turn `mini` into its folder and check that a local folder is a pipeline; a hub id passes as it is.
+
+    Raises: BaseModelError where a folder is meant but holds no pipeline.
+    """
+    folder = MINI if base == "mini" else Path(base)
+    if (folder / "model_index.json").is_file():
+        return str(folder)
+    if base == "mini" or folder.exists() or base.startswith((".", "/", "~")) or base.count("/") != 1:
+        raise BaseModelError(
+            f"base: no model_index.json in {folder}; give 'mini', a diffusers StableDiffusion folder, or a hub id"
+        )
+    return base
+
+
+def load_base(cls: type[Any], base: str, *, revision: str | None = None, dtype: Any = None) -> Any:
+    """Load pipeline class `cls` from a base, safetensors only.
+
+    Raises: BaseModelError if the weights can't be found, naming the option that takes a local folder.
+    """
+    # One bar for loading five small files is noise, and the wish for an AutoencoderKL is not ours.
+    diffusers_log.disable_progress_bar()
+    transformers_log.disable_progress_bar()
+    logging.getLogger("diffusers.pipelines.pipeline_utils").setLevel(logging.ERROR)
+    logging.getLogger("diffusers.configuration_utils").setLevel(logging.ERROR)
+    try:
+        return cls.from_pretrained(
+            resolve_base(base), revision=revision, dtype=dtype, use_safetensors=True
+        )
+    except BaseModelError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(
+            f"base: can't load '{base}' ({str(error).splitlines()[0]}); "
+            "without a model hub, set finetune.base to a local diffusers folder or to 'mini'"
+        ) from error
+
+
+def fingerprint(base: str) -> str:
+    """Hash of a local base's weights, so that an adapter knows what it was made for; a hub id stands for itself."""
+    folder = Path(resolve_base(base))
+    if not folder.is_dir():
+        return f"hub:{base}"
+    digest = hashlib.sha256()
+    for part in ("text_encoder", "unet", "vae"):
+        for file in sorted((folder / part).glob("*.safetensors")):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]

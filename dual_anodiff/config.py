@@ -1,0 +1,100 @@
+"""Settings of fine-tuning, generation and masks. Defaults suit SD v1.5 at 512 px; `paper` and `demo` are YAML presets."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AdapterConfig(_Frozen):
+    """Size of what is trained; the base stays frozen."""
+
+    lora_rank: int = Field(
+        32, ge=1, le=512, description="Rank of each branch's LoRA on attention q, k, v, out."
+    )
+    saim_rank: int | Literal["full"] = Field(
+        32,
+        description="Width of the interaction between the branches: a rank (1 to 2048), or 'full' for the paper's.",
+    )
+    text_encoder_lora_rank: int = Field(
+        32, ge=0, le=512, description="Rank of the LoRA on the text encoder's attention; 0 leaves it frozen."
+    )
+
+
+class FinetuneConfig(_Frozen):
+    """Few-shot training of the two branches on one defect type."""
+
+    base: str = Field(
+        "mini", description="'mini' (bundled), or a folder or hub id of an SD 1.x/2.x pipeline."
+    )
+    revision: str | None = Field(
+        None, description="Commit of the hub id, pinned in the manifest; None for folders."
+    )
+    image_prompt: str = Field(
+        "a vfx with sks",
+        min_length=1,
+        description="Prompt of the anomaly image; {category} and {defect_type} are filled in.",
+    )
+    anomaly_prompt: str = Field(
+        "sks",
+        min_length=1,
+        description="Prompt of the anomaly part; {category} and {defect_type} are filled in.",
+    )
+    size_px: int = Field(
+        512, ge=64, le=1024, multiple_of=8, description="Side of the square the model works on, px."
+    )
+    adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="Size of what is trained.")
+    train_steps: int = Field(2000, ge=1, le=100_000, description="Optimizer steps.")
+    batch_size: int = Field(4, ge=1, le=64, description="Pairs in one forward call (two pictures each).")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=64, description="Forward calls for one optimizer step."
+    )
+    gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time.")
+    learning_rate: float = Field(
+        2e-5, gt=0, le=0.1, description="AdamW's learning rate, constant after warm-up."
+    )
+    warmup_steps: int = Field(0, ge=0, le=10_000, description="Optimizer steps of linear warm-up.")
+    weight_decay: float = Field(1e-2, ge=0, le=1, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1000, description="Gradients are clipped to this norm.")
+    ema_decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="Decay of the moving average that is kept as the adapter; 0 keeps the last step.",
+    )
+    horizontal_flip: bool = Field(True, description="Mirror pictures left-right, image and mask alike.")
+    vertical_flip: bool = Field(True, description="Mirror pictures up-down, image and mask alike.")
+    checkpoint_every_steps: int = Field(
+        250, ge=1, description="Optimizer steps between resumable checkpoints."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="'auto' is bf16 on CUDA, fp32 on the CPU."
+    )
+
+
+class MaskConfig(_Frozen):
+    """From the anomaly branch's picture to a binary mask."""
+
+    threshold: float | Literal["auto"] = Field(
+        "auto",
+        description="Distance from mid-grey, 0 to 1, above which a pixel is defect; 'auto' was fitted on the few shots.",
+    )
+    min_area_px: int = Field(4, ge=0, le=100_000, description="Smaller specks are removed, px.")
+
+
+class GenerateConfig(_Frozen):
+    """Sampling of image–mask pairs."""
+
+    num_pairs: int = Field(500, ge=1, le=100_000, description="Pairs to draw for each defect type.")
+    batch_size: int = Field(
+        8, ge=1, le=256, description="Pairs drawn at once; does not change what is drawn."
+    )
+    num_inference_steps: int = Field(25, ge=1, le=1000, description="Denoising steps.")
+    guidance_scale: float = Field(2.5, ge=1, le=30, description="Classifier-free guidance; 1 is none.")
+    scheduler: Literal["dpmsolver++", "ddim", "ddpm", "euler", "unipc"] = Field(
+        "dpmsolver++", description="Sampler, one of diffusers' schedulers."
+    )
+    mask: MaskConfig = Field(default_factory=MaskConfig, description="From anomaly part to mask.")

@@ -1,0 +1,23 @@
+"""What `dual_anodiff` raises on purpose. Each message names the file or field, what was found, what to do.
+
+DualAnoDiffError
+├── BaseModelError   the base model's folder or hub id is missing, or is not a pipeline that we can adapt
+├── AdapterError     an adapter's files are missing, broken, or made for another base
+└── InputError       a picture, mask or argument can't be used
+"""
+
+
+class DualAnoDiffError(ValueError):
+    """Root of this library's errors."""
+
+
+class BaseModelError(DualAnoDiffError):
+    """The base model can't be found or used."""
+
+
+class AdapterError(DualAnoDiffError):
+    """An adapter can't be read, or does not fit its base."""
+
+
+class InputError(DualAnoDiffError):
+    """A picture, a mask or an argument can't be used."""

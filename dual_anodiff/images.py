@@ -1,0 +1,82 @@
+"""Pictures and masks between files, PIL and tensors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from dual_anodiff.errors import InputError
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One of the few defect pictures, with its mask."""
+
+    image: Path
+    mask: Path
+
+
+def load_image(path: Path) -> Tensor:
+    """Read any picture as RGB. Shape: (3, h, w) in [-1, 1].
+
+    16-bit grey is scaled by its full range (65535), never by its own extremes: brightness means the same in every file.
+
+    Raises: InputError if the file is missing or is no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+                grey = np.asarray(picture, dtype=np.float32)
+                top = 1.0 if picture.mode == "F" else 65535.0
+                array = np.repeat(np.clip(grey / top, 0, 1)[:, :, None], 3, axis=2)
+            else:
+                array = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: can't be read as a picture ({error})") from error
+    return torch.from_numpy(array).permute(2, 0, 1) * 2 - 1
+
+
+def load_mask(path: Path) -> Tensor:
+    """Read a mask; anything above half its range is defect. Shape: (1, h, w), 0 or 1.
+
+    Raises: InputError if the file can't be read or marks no pixel.
+    """
+    try:
+        with Image.open(path) as picture:
+            mask = np.asarray(picture.convert("L")) > 127
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: can't be read as a mask ({error})") from error
+    if not mask.any():
+        raise InputError(f"{path}: marks no pixel; remove the picture or draw its mask")
+    return torch.from_numpy(mask)[None].float()
+
+
+def load_shot(shot: Shot, size_px: int) -> tuple[Tensor, Tensor]:
+    """Picture and mask, resized to the working square. Shape: (3, s, s) in [-1, 1], (1, s, s) 0 or 1.
+
+    The mask is area-averaged and kept from a quarter on, and its heaviest pixel always: a thin scratch survives.
+
+    Raises: InputError if the two differ in size.
+    """
+    image, mask = load_image(shot.image), load_mask(shot.mask)
+    if image.shape[1:] != mask.shape[1:]:
+        w, h, mw, mh = image.shape[2], image.shape[1], mask.shape[2], mask.shape[1]
+        raise InputError(f"{shot.mask}: is {mw}x{mh} px, its picture {shot.image} is {w}x{h} px")
+    small = F.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0].clamp(-1, 1)
+    share = F.interpolate(mask[None], (size_px, size_px), mode="area")[0]
+    return small, (share >= min(0.25, float(share.max()))).float()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Shape: (3, h, w) in [-1, 1] → 8-bit RGB."""
+    array = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array)
+
+
+def mask_to_pil(mask: Tensor) -> Image.Image:
+    """Shape: (h, w) bool → 8-bit grey, 0 or 255."""
+    return Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255)

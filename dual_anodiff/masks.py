@@ -1,0 +1,68 @@
+"""Masks from the anomaly branch alone: where its picture leaves mid-grey."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+THRESHOLDS = torch.linspace(0.02, 0.6, 59)
+
+
+def distance_from_grey(part: Tensor) -> Tensor:
+    """How far each pixel is from the mid-grey background: the largest channel's distance, lightly smoothed.
+
+    Shape: (b, 3, h, w) in [-1, 1] → (b, h, w) in [0, 1].
+    """
+    distance = part.abs().amax(1, keepdim=True)
+    # Decoder noise on the flat background is a pixel wide; a 3 px binomial filter halves it and keeps scratches.
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=part.device, dtype=part.dtype) / 4
+    weight = (kernel[:, None] * kernel[None])[None, None]
+    return F.conv2d(F.pad(distance, (1, 1, 1, 1), mode="replicate"), weight)[:, 0]
+
+
+def mask_from_part(part: Tensor, threshold: float, min_area_px: int) -> Tensor:
+    """Binary masks of anomaly parts.
+
+    Shape: (b, 3, h, w) in [-1, 1] → (b, h, w) bool. Units: threshold in [0, 1], min_area_px in px at this size.
+    """
+    masks = (distance_from_grey(part.float()) > threshold).cpu().numpy()
+    return torch.from_numpy(np.stack([clean(mask, min_area_px) for mask in masks]))
+
+
+def clean(mask: NDArray[np.bool_], min_area_px: int) -> NDArray[np.bool_]:
+    """Remove specks below `min_area_px` (8-connected) and fill holes as small: grey spots within the defect.
+
+    If nothing is left the mask is empty: an honest failure, which curation counts.
+    """
+    eight = np.ones((3, 3), dtype=bool)
+
+    def large(regions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        labels, count = ndimage.label(regions, structure=eight)
+        keep = np.bincount(labels.ravel(), minlength=count + 1) >= min_area_px
+        keep[0] = False
+        kept: NDArray[np.bool_] = keep[labels]
+        return kept
+
+    if min_area_px <= 1:
+        return mask
+    return ~large(~large(mask)) if mask.any() else mask
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union; 1 where both are empty. Shape: (..., h, w) bool → (...)."""
+    both, either = (a & b).flatten(-2).sum(-1), (a | b).flatten(-2).sum(-1)
+    return torch.where(either > 0, both / either.clamp_min(1), torch.ones_like(both, dtype=torch.float32))
+
+
+def fit_threshold(parts: Tensor, masks: Tensor, min_area_px: int) -> tuple[float, float]:
+    """The threshold with the best mean IoU on the few shots, and that IoU.
+
+    Shape: parts (n, 3, h, w) in [-1, 1], the few shots' anomaly parts as the VAE gives them back (so that its blur
+    counts); masks (n, h, w) bool. Returns: (threshold, mean IoU).
+    """
+    distance = distance_from_grey(parts.float())
+    scores = torch.stack([iou(distance > t, masks).mean() for t in THRESHOLDS])
+    threshold = float(THRESHOLDS[int(scores.argmax())])
+    return threshold, float(iou(mask_from_part(parts, threshold, min_area_px), masks.cpu()).mean())

@@ -1,0 +1,241 @@
+"""Sampling of pairs: anomaly image, anomaly part, mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from dual_anodiff.adapter import AdapterCard, attach_adapter, load_weights, read_card
+from dual_anodiff.base import fingerprint, load_base
+from dual_anodiff.config import AdapterConfig, GenerateConfig
+from dual_anodiff.errors import AdapterError, InputError
+from dual_anodiff.images import mask_to_pil, to_pil
+from dual_anodiff.masks import mask_from_part
+from dual_anodiff.objective import decode, encode_prompts, seeded
+
+SCHEDULERS: dict[str, Any] = {
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+
+
+@dataclass
+class DualAnoDiffOutput(BaseOutput):
+    """Lists of the same length; pair i is images[i], anomalies[i], masks[i] (8-bit grey, 0 or 255)."""
+
+    images: list[Image.Image]
+    anomalies: list[Image.Image]
+    masks: list[Image.Image]
+
+
+class DualAnoDiffPipeline(DiffusionPipeline):
+    """Draws image–part–mask pairs with an adapter on any SD 1.x/2.x base.
+
+    >>> pipe = DualAnoDiffPipeline.from_pretrained("dual_anodiff/mini").load_adapter("adapter/")
+    >>> pairs = pipe(num_pairs=8)
+    """
+
+    card: AdapterCard | None = None
+
+    def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler
+        )
+
+    @classmethod
+    def from_adapter(cls, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> Self:
+        """The adapter's own base, with the adapter on it. Raises: AdapterError, BaseModelError."""
+        card = read_card(Path(folder))
+        pipe: Self = load_base(cls, card.base, revision=card.revision, dtype=dtype)
+        return pipe.load_adapter(folder)
+
+    def load_adapter(self, folder: Path | str) -> Self:
+        """Put a fine-tuned adapter on this base.
+
+        Raises: AdapterError if one is on already, or it was made for another base.
+        """
+        if self.card is not None:
+            raise AdapterError("this pipeline has an adapter already; make a new one with from_pretrained")
+        card = read_card(Path(folder))
+        attach_adapter(self.unet, self.text_encoder, AdapterConfig(**card.adapter))
+        load_weights(Path(folder), self.unet, self.text_encoder)
+        self.unet.to(self.device, self.vae.dtype).requires_grad_(False)
+        self.text_encoder.to(self.device, self.vae.dtype).requires_grad_(False)
+        self.card = card
+        return self
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        num_pairs: int = 1,
+        *,
+        seeds: Sequence[int] | None = None,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 2.5,
+        image_prompt: str | None = None,
+        anomaly_prompt: str | None = None,
+        mask_threshold: float | None = None,
+        min_area_px: int = 4,
+        size_px: int | None = None,
+    ) -> DualAnoDiffOutput:
+        """Draw `num_pairs` pairs in one batch; pair i depends on seeds[i] alone, not on its batch.
+
+        Args left None come from the adapter's card; seeds default to 0, 1, 2, …
+        Units: guidance_scale 1 is none; mask_threshold is a distance from mid-grey in [0, 1]; sizes in px.
+        Raises: InputError if seeds and num_pairs disagree; AdapterError without an adapter.
+        """
+        seeds = list(range(num_pairs)) if seeds is None else list(seeds)
+        if len(seeds) != num_pairs:
+            raise InputError(
+                f"seeds: {len(seeds)} were given for num_pairs={num_pairs}; give one for each pair"
+            )
+        parts = self.sample(
+            seeds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            image_prompt=image_prompt, anomaly_prompt=anomaly_prompt, size_px=size_px,
+        )  # fmt: skip
+        images, anomalies = parts[:, 0], parts[:, 1]
+        threshold = self._card().mask_threshold if mask_threshold is None else mask_threshold
+        masks = mask_from_part(anomalies, threshold, min_area_px)
+        return DualAnoDiffOutput(
+            images=[to_pil(i) for i in images],
+            anomalies=[to_pil(a) for a in anomalies],
+            masks=[mask_to_pil(m) for m in masks],
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        seeds: Sequence[int],
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        image_prompt: str | None = None,
+        anomaly_prompt: str | None = None,
+        size_px: int | None = None,
+    ) -> Tensor:
+        """Both branches' pictures. Shape: (len(seeds), f=2, 3, h, w) float32 in [-1, 1]."""
+        card, device, dtype = self._card(), self.device, self.unet.dtype
+        side = (size_px or card.size_px) // 8
+        generators = [seeded(seed) for seed in seeds]
+        channels = self.unet.config.in_channels
+        noise = torch.stack([torch.randn(2, channels, side, side, generator=g) for g in generators])
+        latents = noise.flatten(0, 1).to(device)  # ((b f), c, h, w)
+        prompts = [image_prompt or card.image_prompt, anomaly_prompt or card.anomaly_prompt]
+        text = encode_prompts(self.tokenizer, self.text_encoder, [*prompts, "", ""]).to(dtype)
+        asked, empty = text[:2].repeat(len(seeds), 1, 1), text[2:].repeat(len(seeds), 1, 1)
+        guided = guidance_scale > 1
+        context = torch.cat([empty, asked]) if guided else asked
+
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = latents * self.scheduler.init_noise_sigma
+        # Samplers that add noise draw it from the pair's own generator, branch by branch.
+        extra = (
+            {"generator": [g for g in generators for _ in range(2)]}
+            if _takes_generator(self.scheduler)
+            else {}
+        )
+        for t in self.progress_bar(self.scheduler.timesteps):
+            scaled = self.scheduler.scale_model_input(latents, t).to(dtype)
+            both = torch.cat([scaled, scaled]) if guided else scaled  # ((cfg b f), c, h, w)
+            predicted = self.unet(both, t, encoder_hidden_states=context).sample.float()
+            if guided:
+                without, with_prompt = predicted.chunk(2)
+                predicted = without + guidance_scale * (with_prompt - without)
+            latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
+        pictures = decode(self.vae, latents.to(self.vae.dtype)).float()
+        return pictures.unflatten(0, (len(seeds), 2))
+
+    def _card(self) -> AdapterCard:
+        if self.card is None:
+            raise AdapterError("no adapter is loaded; call load_adapter(folder) first")
+        return self.card
+
+
+def _takes_generator(scheduler: Any) -> bool:
+    return "generator" in scheduler.step.__code__.co_varnames
+
+
+def generate_pairs(
+    adapter: Path,
+    config: GenerateConfig,
+    out: Path,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Draw `config.num_pairs` pairs into `out`: image/, anomaly/, mask/ and pairs.parquet with one row a pair.
+
+    Files that a killed run has finished are kept, pair i's pixels depend on (seed, i) alone.
+    Raises: AdapterError, BaseModelError.
+    """
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    pipe = DualAnoDiffPipeline.from_adapter(adapter, dtype=dtype).to(device)
+    card = pipe._card()
+    if fingerprint(card.base) != card.base_fingerprint:
+        raise AdapterError(
+            f"{adapter}: was trained on another version of base '{card.base}'; fine-tune again"
+        )
+    pipe.scheduler = SCHEDULERS[config.scheduler].from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=not progress, leave=False, desc="denoise")
+    for kind in ("image", "anomaly", "mask"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(config.num_pairs) if not (out / "mask" / f"{i:06}.png").is_file()]
+    for start in range(0, len(missing), config.batch_size):
+        index = missing[start : start + config.batch_size]
+        pairs = pipe(
+            len(index),
+            seeds=[pair_seed(seed, i) for i in index],
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            mask_threshold=None if config.mask.threshold == "auto" else config.mask.threshold,
+            min_area_px=config.mask.min_area_px,
+        )
+        for i, image, anomaly, mask in zip(index, pairs.images, pairs.anomalies, pairs.masks, strict=True):
+            for kind, picture in (("image", image), ("anomaly", anomaly), ("mask", mask)):
+                # The mask comes last and is renamed into place: a pair with a mask is whole.
+                staged = out / kind / f"{i:06}.part"
+                picture.save(staged, format="PNG")
+                staged.replace(staged.with_suffix(".png"))
+    table = pd.DataFrame([_row(out, i, seed) for i in range(config.num_pairs)])
+    table.to_parquet(out / "pairs.parquet", index=False)
+    return table
+
+
+def pair_seed(seed: int, index: int) -> int:
+    """The seed of pair `index` of a run."""
+    return seed * 1_000_003 + index
+
+
+def _row(out: Path, index: int, seed: int) -> dict[str, Any]:
+    with Image.open(out / "mask" / f"{index:06}.png") as mask:
+        area = mask.histogram()[255]
+        pixels = mask.width * mask.height
+    paths = {f"{kind}_path": f"{kind}/{index:06}.png" for kind in ("image", "anomaly", "mask")}
+    return {
+        "index": index,
+        "seed": pair_seed(seed, index),
+        **paths,
+        "mask_area_px": area,
+        "mask_share": area / pixels,
+    }
