@@ -149,7 +149,8 @@ def _compare(cells: Floats, pairs: Ints) -> tuple[Floats, NDArray[np.bool_]]:
     if len(cells) >= MIN_COMMON_PICTURES:
         # Noise-free renderings of aligned parts are all above the bar: ask for four times closer than usual.
         copy = max(copy, 1 - (1 - float(np.median(likeness))) / 4)
-    return scores, (scores >= threshold) | (likeness >= copy)
+    copies = likeness >= copy
+    return np.where(copies, likeness, scores), (scores >= threshold) | copies
 
 
 def _equalise(cells: Floats, bins: int = 64, limit: float = 4.0, floor: float = 0.5) -> Floats:
@@ -178,7 +179,10 @@ def _detail(cells: Floats) -> Floats:
 def _own_detail(detail: Floats) -> Floats:
     """Take away what the category has in common, then fade the border, which shifts bring in and out."""
     count, px, _ = detail.shape
-    rows = (detail - detail.mean(0)).reshape(count, -1)
+    # A flat picture has no detail: it stays empty, else all flat ones would share what they lack.
+    empty = (detail == 0).all((1, 2))
+    mean = detail[~empty].mean(0) if not empty.all() else 0
+    rows = np.where(empty[:, None], 0, (detail - mean).reshape(count, -1)).astype(np.float32)
     take = min(MAX_COMMON_COMPONENTS, count)
     _, weights = eigh(rows @ rows.T, subset_by_index=[count - take, count - 1])
     # Participation ratio: 1 for a component of one picture, n/3 for one spread over n like a Gaussian.
@@ -229,6 +233,8 @@ def _cut_chains(labels: Ints, pairs: Ints, scores: Floats) -> Ints:
         i, j = place[pairs[own]].T
         score[i, j] = score[j, i] = scores[own]
         np.fill_diagonal(score, 1)
-        parts = fcluster(linkage(squareform(1 - score, checks=False), "average"), 1 - CHAIN_CUT, "distance")
+        parts = fcluster(
+            linkage(squareform(np.maximum(1 - score, 0), checks=False), "average"), 1 - CHAIN_CUT, "distance"
+        )
         labels[members] = np.where(parts == parts[0], label, labels.max() + parts)
     return labels

@@ -1,0 +1,147 @@
+"""The split: DESIGN's counts, no part on two sides in any directory, the same wherever the data lies."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tasks.errors import DataError
+from tasks.samples import read_dataset
+from tasks.split import SplitConfig, read_split, split_digest, split_faults, split_samples, write_split
+from tests.tasks.data_folders import exposed, healthy_category, save, square_mask, texture
+
+EXPOSURES = [(1.0, 0.0, 1.0), (0.7, 0.0, 1.0), (0.8, 25.0, 1.0), (1.0, 0.0, 1.4)]
+PLACES = ["train/good", "test/good", "test/dent", "test/stain"]
+
+
+def _split(folder: Path, **config: object) -> pd.DataFrame:
+    return split_samples(read_dataset(folder), SplitConfig.model_validate(config))
+
+
+def _names(split: pd.DataFrame, side: str, label: str) -> list[str]:
+    chosen = split[(split["split"] == side) & (split["label"] == label)]
+    return [Path(path).name for path in chosen["image_path"]]
+
+
+def test_first_third_by_name_and_a_fifth_of_the_normals(tmp_path: Path) -> None:
+    split = _split(healthy_category(tmp_path / "bolt", defects=8))
+    assert _names(split, "train", "dent") == _names(split, "train", "stain") == ["000.png", "001.png"]
+    assert len(_names(split, "test", "dent")) == 6
+    assert len(_names(split, "val", "good")) == 2
+    assert len(_names(split, "train", "good")) == 8
+    assert split_faults(split) == []
+
+
+def test_number_of_shots(tmp_path: Path) -> None:
+    folder = healthy_category(tmp_path / "bolt")
+    assert len(_names(_split(folder, shots=5), "train", "dent")) == 5
+    with pytest.raises(DataError, match=r"test/dent: 6 pictures of 6 part\(s\) cannot give 6 shots"):
+        _split(folder, shots=6)
+
+
+@pytest.mark.parametrize("bad", [{"shots": 0}, {"shots": "half"}, {"val_share": 1}, {"share": 0.2}])
+def test_values_out_of_range_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        SplitConfig.model_validate(bad)
+
+
+def test_shots_come_part_after_part(tmp_path: Path) -> None:
+    folder = healthy_category(tmp_path / "bolt")
+    for index in range(9):  # three parts, three exposures each, sorted by exposure
+        save(folder / f"test/dent/{index:03}.png", exposed(texture(7000 + index % 3), *EXPOSURES[index // 3]))
+        save(folder / f"ground_truth/dent/{index:03}_mask.png", square_mask())
+    split = _split(folder)
+    assert _names(split, "train", "dent") == ["000.png", "003.png", "006.png"]
+    assert len(_names(split, "test", "dent")) == 6
+    two = _split(folder, shots=2)
+    assert _names(two, "train", "dent") == ["000.png", "001.png"]
+    assert _names(two, "test", "dent") == ["002.png", "005.png", "008.png"]
+    assert "shows the part of the shot test/dent/000.png" in two["reason"].tolist()
+
+
+def test_normals_that_show_a_test_picture_are_excluded(tmp_path: Path) -> None:
+    folder = healthy_category(tmp_path / "bolt")
+    save(folder / "test/good/001.png", exposed(texture(4), 0.7, 10, 1))
+    split = _split(folder)
+    excluded = split[split["split"] == "excluded"]
+    assert [Path(path).name for path in excluded["image_path"]] == ["004.png"]
+    assert excluded["reason"].tolist() == ["shows the part of the test picture test/good/001.png"]
+
+
+def test_which_normals_are_held_back_depends_on_content_alone(tmp_path: Path) -> None:
+    folder = healthy_category(tmp_path / "bolt", normals=20)
+    split = _split(folder)
+    held_back = set(split.loc[split["split"] == "val", "sha256"])
+    for path in (folder / "train/good").iterdir():
+        path.rename(path.with_stem(f"x{997 - int(path.stem) * 7 % 20}"))
+    renamed = _split(folder)
+    assert set(renamed.loc[renamed["split"] == "val", "sha256"]) == held_back
+    other = _split(folder, seed=1)
+    assert set(other.loc[other["split"] == "val", "sha256"]) != held_back
+
+
+def test_file_and_digest_move_with_the_data(tmp_path: Path) -> None:
+    split = _split(healthy_category(tmp_path / "here/bolt"))
+    write_split(split, tmp_path / "here", tmp_path / "split.csv")
+    assert str(tmp_path) not in (tmp_path / "split.csv").read_text()
+    pd.testing.assert_frame_equal(
+        read_split(tmp_path / "split.csv", tmp_path / "here"), split, check_dtype=False
+    )
+
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    moved = read_split(tmp_path / "split.csv", tmp_path / "there")
+    assert split_digest(moved) == split_digest(_split(tmp_path / "there/bolt"))
+    assert split_digest(moved) != split_digest(_split(tmp_path / "there/bolt", seed=1))
+    before = split_digest(moved)
+    save(tmp_path / "there/bolt/ground_truth/dent/000_mask.png", square_mask(side=9))
+    assert split_digest(moved) != before
+
+
+def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"other\.csv: columns"):
+        read_split(tmp_path / "other.csv", tmp_path)
+
+
+def test_a_split_that_leaves_nothing_is_a_fault(tmp_path: Path) -> None:
+    folder = healthy_category(tmp_path / "bolt", normals=1, tests=1)
+    shutil.copy(folder / "train/good/000.png", folder / "test/good/000.png")
+    whats = [fault.what for fault in split_faults(_split(folder))]
+    assert any("no normal picture to train on: 1 are excluded" in what for what in whats)
+
+
+pictures = st.tuples(st.integers(0, 11), st.sampled_from(EXPOSURES), st.sampled_from(PLACES))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(pictures, min_size=1, max_size=24), st.sampled_from(["third", 1, 2]), st.integers(0, 3))
+def test_split_is_disjoint_for_any_directory(
+    listing: list[tuple[int, tuple[float, float, float], str]], shots: object, seed: int
+) -> None:
+    part_of: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        (folder / "train").mkdir()
+        # Parts that come once: what is common to a category shows only where several are seen.
+        single = [(100 + index, EXPOSURES[0], "train/good") for index in range(6)]
+        for index, (part, exposure, place) in enumerate(listing + single):
+            path = save(folder / place / f"{index:03}.png", exposed(texture(part), *exposure))
+            part_of[str(path)] = part
+        try:
+            split = _split(folder, shots=shots, seed=seed)
+        except DataError:
+            return  # too few parts for that many shots: refused, nothing to hold
+    split["part"] = split["image_path"].map(part_of)
+    test, val = split[split["split"] == "test"], split[split["split"] == "val"]
+    train = split[split["split"] == "train"]
+    for key in ("sha256", "group", "part"):
+        for one, other in ((train, test), (val, test), (train, val)):
+            assert set(one[key]).isdisjoint(other[key]), key
+    assert set(split["split"]) <= {"train", "val", "test", "excluded"}
+    assert ((split["split"] == "excluded") == (split["reason"] != "")).all()
+    assert (val["label_index"] == 0).all()
