@@ -1,0 +1,63 @@
+"""The full run: bad data refused first, then one category after the other, then the run's folder and tables."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import State, flow
+from prefect.states import Completed, Failed
+
+from flows.category import CategoryOutcome, run_category
+from tasks.config import RunConfig
+from tasks.finetune import base_digest
+from tasks.localize import encoder_digest
+from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
+from tasks.report import RunSummary, write_run
+from tasks.runtime import ONE_AT_A_TIME, StageOutcome, error_text, outcome, resolve_device, submit
+
+
+@flow(name="augmentation", task_runner=ONE_AT_A_TIME, persist_result=False)
+def augment(config: RunConfig) -> State[RunSummary]:
+    """Take every category through all stages. A failed one leaves the others alone, and the run marked failed."""
+    started = datetime.now(UTC)
+    check_inputs(config)
+    categories = categories_of(config)
+
+    planned = [plan_prepare(config, category) for category in categories]
+    prepared = [(each, submit(prepare, each, config=config)) for each in planned]
+    checked = [outcome(*each) for each in prepared]
+    if any(stage.artifact is None for stage in checked):
+        return finished(write_run(config, checked, {}, started=started, refused=True))
+    check_defects(planned, config)
+
+    results = [
+        outcome_of(category, run_category(config, category, return_state=True)) for category in categories
+    ]
+    reports = {each.category: each.report for each in results if each.report is not None}
+    stages = [*checked, *(stage for each in results for stage in each.stages)]
+    return finished(write_run(config, stages, reports, started=started))
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Raises: an error of ours if models or device cannot be had, before hours are spent on what needs them."""
+    base_digest(config.finetune)
+    encoder_digest(config.localize)
+    if config.device == "cuda":
+        resolve_device(config.device)
+
+
+def outcome_of(category: str, state: State[Any]) -> CategoryOutcome:
+    """A category's outcome from its flow's state; one that broke outside of its stages counts as one failed stage."""
+    found = state.result(raise_on_failure=False)
+    if isinstance(found, CategoryOutcome):
+        return found
+    error = found if isinstance(found, BaseException) else RuntimeError(state.message or "no reason given")
+    broken = StageOutcome("category", category, None, "failed", error=error_text(error))
+    return CategoryOutcome(category, (broken,))
+
+
+def finished(summary: RunSummary) -> State[RunSummary]:
+    """The flow's final state, with the summary either way."""
+    message = f"run {summary.run} {summary.state}"
+    if summary.state == "completed":
+        return Completed(message=message, data=summary)
+    return Failed(message=message, data=summary)

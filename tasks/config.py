@@ -1,0 +1,253 @@
+"""A run's configuration: the libraries' own configs put together, read from YAML, changed by `--set a.b=c`."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from downstream.config import LocalizeConfig
+from downstream.training_sets import TrainingSetName
+from dual_anodiff.config import FinetuneConfig, GenerateConfig
+from tasks.errors import ConfigError
+from tasks.split import SplitConfig
+
+PRESETS = Path(__file__).parent.parent / "configs"
+
+
+class LocalizeStageConfig(LocalizeConfig):
+    """The localization model, and which training sets it is trained on."""
+
+    training_sets: tuple[TrainingSetName, ...] = Field(
+        ("real", "generated+real"),
+        min_length=1,
+        description="Train one model on each; the lift of each is told against `real`.",
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        (0,),
+        min_length=1,
+        max_length=100,
+        description="Train one model with each seed; figures are their mean.",
+    )
+
+    @field_validator("training_sets", "seeds")
+    @classmethod
+    def _no_repetition(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("the same value twice")
+        return values
+
+
+class ReportConfig(BaseModel):
+    """The table and the picture sheets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bootstrap_samples: int = Field(
+        1000, ge=100, le=100_000, description="Resamples of the test pictures behind each interval."
+    )
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="Coverage of the intervals.")
+    sheet_rows: int = Field(
+        6, ge=1, le=50, description="Rows of a picture sheet, one real and one generated each."
+    )
+    sheet_size_px: int = Field(160, ge=32, le=1024, description="Side of one picture on a sheet, px.")
+
+
+class RunConfig(BaseModel):
+    """Everything that a run depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(description="Folder in MVTec AD layout: one category, or a folder of categories.")
+    categories: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Categories to run; none given: all that are found."
+    )
+    defects: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Defect types to run; none given: all that a category has."
+    )
+    store: Path = Field(Path(".anodiff/store"), description="Folder of artifacts and runs.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the split, of fine-tuning and of the pairs.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA where there is one, else the CPU."
+    )
+    split: SplitConfig = Field(
+        default_factory=SplitConfig, description="Few shots, validation and test pictures."
+    )
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Training of the generator.")
+    generate: GenerateConfig = Field(
+        default_factory=GenerateConfig, description="Drawing of image-mask pairs."
+    )
+    localize: LocalizeStageConfig = Field(
+        default_factory=LocalizeStageConfig, description="Training of the localization model."
+    )
+    report: ReportConfig = Field(
+        default_factory=ReportConfig, description="The table and the picture sheets."
+    )
+
+
+def load_config(source: str | Path, overrides: Iterable[str] = (), **given: Any) -> RunConfig:
+    """Read a preset's name or a YAML file, put `overrides` ("a.b=c", c in YAML) and `given` fields over it, check it.
+
+    Raises: ConfigError that lists every fault with its key's path, what was found and what is allowed.
+    """
+    path = _find(source)
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds a {type(values).__name__}; a config is a mapping of keys to values")
+    for override in overrides:
+        _apply(values, override)
+    values.update({name: value for name, value in given.items() if value is not None})
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"config {source}:\n  " + "\n  ".join(explain(error, RunConfig))) from error
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line a fault: the key's dotted path, what was found, what is allowed, the key that was probably meant."""
+    schema = model.model_json_schema()
+    lines: dict[str, str] = {}  # a union reports one fault for each of its branches; one line is enough
+    for fault in error.errors():
+        keys, at = _descend(schema, fault["loc"])
+        path = ".".join(keys)
+        if fault["type"] == "extra_forbidden":
+            key = str(fault["loc"][-1])
+            known = sorted(at.get("properties", {}))
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = (
+                f"did you mean {'.'.join([*keys, near[0]])}?" if near else f"known keys: {', '.join(known)}"
+            )
+            lines[".".join([*keys, key])] = f"unknown key; {hint}"
+        elif fault["type"] == "missing":
+            lines[path] = f"missing; {at.get('description', 'a value is needed')}"
+        elif fault["type"] == "value_error" or not _allowed(at, schema):
+            lines[path] = f"{_short(fault['input'])}: {fault['msg'].removeprefix('Value error, ')}"
+        else:
+            lines[path] = f"{_short(fault['input'])} is not allowed; allowed: {_allowed(at, schema)}"
+    return [f"{path}: {text}" if path else text for path, text in lines.items()]
+
+
+def _find(source: str | Path) -> Path:
+    """The YAML file that a preset's name or a path means."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such config file")
+        return path
+    preset = PRESETS / f"{source}.yaml"
+    if preset.is_file() and preset.parent == PRESETS:
+        return preset
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    near = difflib.get_close_matches(str(source), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"presets: {', '.join(known)}"
+    raise ConfigError(f"config {source!r}: neither a YAML file nor a preset; {hint}")
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Put one "a.b=c" into nested `values`."""
+    path, sign, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not sign or not all(keys):
+        raise ConfigError(f"--set {override!r}: write it as a.b=c, for example finetune.train_steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from error
+    at = values
+    for depth, key in enumerate(keys[:-1]):
+        inner = at.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, it has no keys below it"
+            )
+        at = inner
+    at[keys[-1]] = value
+
+
+def _descend(
+    schema: Mapping[str, Any], location: tuple[str | int, ...]
+) -> tuple[list[str], Mapping[str, Any]]:
+    """Walk a JSON schema along a fault's location: the keys that exist there, and the schema at the last of them."""
+    at: Mapping[str, Any] = schema
+    keys: list[str] = []
+    for part in location:
+        inner = at.get("properties", {}).get(part)
+        if inner is None:
+            break  # an unknown key, an item's position or a union's branch
+        keys.append(str(part))
+        at = {**inner, **_follow(inner, schema)} if "$ref" in inner else inner
+    return keys, at
+
+
+def _follow(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a schema's $ref stands for."""
+    name = schema["$ref"].rpartition("/")[2]
+    return root["$defs"][name]
+
+
+def _allowed(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
+    """The values that a JSON schema takes, in words; empty if it says nothing."""
+    if "anyOf" in schema:
+        return " or ".join(text for branch in schema["anyOf"] if (text := _allowed(branch, root)))
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "$ref" in schema:
+        return _allowed(_follow(schema, root), root)
+    match schema.get("type"):
+        case "integer" | "number" as kind:
+            return _range("a whole number" if kind == "integer" else "a number", schema)
+        case "array":
+            items = schema.get("items") or (schema.get("prefixItems") or [{}])[0]
+            return f"a list of {_length(schema)}{_allowed(items, root) or 'values'}"
+        case "boolean":
+            return "true or false"
+        case "null":
+            return "null"
+        case "string":
+            return "a path" if schema.get("format") == "path" else f"{_length(schema)}text"
+        case "object":
+            return f"a mapping with keys {', '.join(sorted(schema.get('properties', {})))}"
+    return ""
+
+
+def _range(noun: str, schema: Mapping[str, Any]) -> str:
+    """Bounds of a number in words."""
+    bounds = []
+    for key, text in (
+        ("minimum", "at least"),
+        ("exclusiveMinimum", "above"),
+        ("maximum", "at most"),
+        ("exclusiveMaximum", "below"),
+        ("multipleOf", "multiple of"),
+    ):
+        if key in schema:
+            bounds.append(
+                f"{text} {schema[key]:g}" if isinstance(schema[key], float) else f"{text} {schema[key]}"
+            )
+    return f"{noun}, {', '.join(bounds)}" if bounds else noun
+
+
+def _length(schema: Mapping[str, Any]) -> str:
+    """Bounds of a list's or text's length in words."""
+    low, high = (
+        schema.get("minItems", schema.get("minLength")),
+        schema.get("maxItems", schema.get("maxLength")),
+    )
+    if low is not None and low == high:
+        return f"{low} × "
+    if low == 1 and high is None:
+        return "at least one "
+    return f"{low or 0} to {high} × " if high is not None else ""
+
+
+def _short(value: object) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

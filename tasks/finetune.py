@@ -1,0 +1,97 @@
+"""Stage finetune: an adapter for one defect type, from its few shots."""
+
+from pathlib import Path
+
+import pandas as pd
+from prefect import task
+
+from dual_anodiff.base import fingerprint
+from dual_anodiff.config import FinetuneConfig
+from tasks.artifacts import Artifact, Staged, plan
+from tasks.config import RunConfig
+from tasks.errors import DataError
+from tasks.prepare import read_samples
+from tasks.runtime import STAGE, StageResult, run_stage
+
+VERSION = 1
+# How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
+NOT_IN_KEY = {"base", "checkpoint_every_steps"}
+
+
+def plan_finetune(config: RunConfig, prepared: Artifact, defect: str) -> Artifact:
+    """Name the adapter. Raises: BaseModelError if the base is a folder without a pipeline."""
+    return plan(
+        config.store,
+        "finetune",
+        VERSION,
+        prepared.category,
+        label=f"{prepared.category}/{defect}",
+        defect=defect,
+        samples=prepared,
+        base=base_digest(config.finetune),
+        seed=config.seed,
+        **config.finetune.model_dump(exclude=NOT_IN_KEY),
+    )
+
+
+def base_digest(config: FinetuneConfig) -> str:
+    """What the base's weights are, wherever they lie. Raises: BaseModelError if a folder holds no pipeline."""
+    return fingerprint(config.base)
+
+
+@task(name="finetune", **STAGE)
+def finetune(out: Artifact, prepared: Artifact, defect: str, config: RunConfig) -> StageResult:
+    """Fine-tune the generator on one defect type; a killed training resumes from its checkpoint."""
+
+    def make(staged: Staged, device: str) -> None:
+        samples = read_samples(prepared, config.data)
+        build_finetune(
+            samples,
+            defect,
+            config.finetune,
+            staged.out,
+            device=device,
+            seed=config.seed,
+            checkpoint=staged.checkpoint,
+        )
+
+    return run_stage(out, config.device, make, heavy=True)
+
+
+def build_finetune(
+    samples: pd.DataFrame,
+    defect: str,
+    config: FinetuneConfig,
+    out: Path,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    checkpoint: Path | None = None,
+) -> None:
+    """Train an adapter on the shots of `defect` and write it to `out`. Raises: DataError if there is none."""
+    from dual_anodiff.images import Shot
+    from dual_anodiff.training import train
+
+    rows = samples[(samples["split"] == "train") & (samples["label"] == defect)]
+    if rows.empty:
+        raise DataError(f"defect type {defect!r}: the split gives it no shot to train on")
+    files = zip(rows["image_path"], rows["mask_path"], strict=True)
+    shots = [Shot(Path(image), Path(mask)) for image, mask in files]
+    named = name_prompts(config, str(rows["category"].iloc[0]), defect)
+    train(shots, named, out, device=device, seed=seed, checkpoint=checkpoint)
+
+
+def name_prompts(config: FinetuneConfig, category: str, defect: str) -> FinetuneConfig:
+    """Fill {category} and {defect_type} into the prompts; any other brace stands as it is."""
+    filled = {
+        name: getattr(config, name).replace("{category}", category).replace("{defect_type}", defect)
+        for name in ("image_prompt", "anomaly_prompt")
+    }
+    return config.model_copy(update=filled)
+
+
+def export_adapter(adapter: Path, out: Path) -> None:
+    """Write the image branch's LoRA for plain `StableDiffusionPipeline.load_lora_weights`."""
+    from dual_anodiff.adapter import export_lora
+
+    export_lora(adapter, out)
