@@ -40,9 +40,7 @@ def load_base(cls: type[Any], base: str, *, revision: str | None = None, dtype: 
     logging.getLogger("diffusers.pipelines.pipeline_utils").setLevel(logging.ERROR)
     logging.getLogger("diffusers.configuration_utils").setLevel(logging.ERROR)
     try:
-        return cls.from_pretrained(
-            resolve_base(base), revision=revision, dtype=dtype, use_safetensors=True
-        )
+        return cls.from_pretrained(resolve_base(base), revision=revision, dtype=dtype, use_safetensors=True)
     except BaseModelError:
         raise
     except (OSError, ValueError, KeyError) as error:

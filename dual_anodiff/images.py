@@ -34,10 +34,18 @@ def load_image(path: Path) -> Tensor:
                 top = 1.0 if picture.mode == "F" else 65535.0
                 array = np.repeat(np.clip(grey / top, 0, 1)[:, :, None], 3, axis=2)
             else:
-                array = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+                array = np.asarray(_over_black(picture), dtype=np.float32) / 255
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{path}: can't be read as a picture ({error})") from error
     return torch.from_numpy(array).permute(2, 0, 1) * 2 - 1
+
+
+def _over_black(picture: Image.Image) -> Image.Image:
+    """Any 8-bit mode as RGB; what is transparent becomes black."""
+    if "transparency" not in picture.info and "A" not in picture.getbands():
+        return picture.convert("RGB")
+    rgba = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
 
 
 def load_mask(path: Path) -> Tensor:

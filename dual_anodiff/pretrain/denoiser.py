@@ -196,7 +196,9 @@ def save(
     copy.deepcopy(text_encoder).half().save_pretrained(out / "text_encoder")
     # transformers loads in the config's dtype, diffusers in float32: say float32, so that both do.
     text_config = out / "text_encoder" / "config.json"
-    text_config.write_text(json.dumps(json.loads(text_config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    text_config.write_text(
+        json.dumps(json.loads(text_config.read_text()) | {"dtype": "float32"}, indent=2) + "\n"
+    )
     tokenizer.save_pretrained(out / "tokenizer")
     DPMSolverMultistepScheduler.from_config(build_noise_scheduler().config).save_pretrained(out / "scheduler")
     index = {
@@ -219,9 +221,7 @@ def samples_sheet(base: Path, path: Path, *, device: str, guidance_scale: float 
     """One row a kind: a good part, then three defects; below, every defect's part alone."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, dtype=torch.float32).to(
-        device
-    )
+    pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, dtype=torch.float32).to(device)
     pipe.set_progress_bar_config(disable=True)
     prompts = [
         image_caption(k, (k + j) % len(DEFECT_NAMES) if j else 0)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
@@ -35,7 +36,9 @@ def reconstruction_loss(output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     error = output - target
     pixel = (weight * (error.abs() + 2 * error.square())).mean()
     dx, dy = error.diff(dim=-1), error.diff(dim=-2)
-    return pixel + 0.5 * (dx.abs().mean() + dy.abs().mean())
+    # Without the coarse terms the colours came only after thousands of steps: brightness alone was learned first.
+    coarse = sum(F.avg_pool2d(error, k).square().mean() for k in (4, 8))
+    return pixel + 0.5 * (dx.abs().mean() + dy.abs().mean()) + 6 * coarse
 
 
 def train_vae(

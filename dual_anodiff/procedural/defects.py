@@ -13,6 +13,10 @@ from torch import Tensor
 from dual_anodiff.procedural.noise import fractal_noise, jagged_line
 from dual_anodiff.procedural.parts import Surface
 
+# Radius of a defect in half picture widths: what pretraining sees, and what the demo draws. They never meet.
+PRETRAIN_SIZE = (0.07, 0.22)
+DEMO_SIZE = (0.23, 0.30)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -77,12 +81,17 @@ def _tint(albedo: Tensor, colour: Tensor, alpha: Tensor) -> Tensor:
     return albedo * (1 - alpha[:, None]) + colour * alpha[:, None]
 
 
+def _within(region: Tensor) -> Tensor:
+    """The region's inner half: relief that starts at the mask's own edge, so that no rim is lit outside the mask."""
+    return (2 * region - 1).clamp_min(0)
+
+
 def scratch(s: Surface, p: Place) -> tuple[Surface, Tensor]:
     bend = p.uniform(-0.6, 0.6) * p.x.square() + 0.02 * p.curve()
     width = p.uniform(0.010, 0.022)
     region = p.soft(torch.maximum((p.y - bend).abs() - width, p.x.abs() - 2.4 * p.size))
     lighter = (s.albedo * 0.5 + 0.5) * p.uniform(0.75, 1.1)[:, None]
-    return replace(s, height=s.height - 0.03 * region, albedo=_tint(s.albedo, lighter, 0.75 * region)), region
+    return replace(s, height=s.height - 0.03 * _within(region), albedo=_tint(s.albedo, lighter, 0.75 * region)), region
 
 
 def crack(s: Surface, p: Place) -> tuple[Surface, Tensor]:
@@ -91,7 +100,7 @@ def crack(s: Surface, p: Place) -> tuple[Surface, Tensor]:
         (p.y - 0.09 * p.curve()).abs() - p.uniform(0.014, 0.03) * taper.sqrt() + 0.02 * (taper == 0)
     )
     return replace(
-        s, height=s.height - 0.08 * region, albedo=_tint(s.albedo, s.albedo * 0.12, 0.9 * region)
+        s, height=s.height - 0.08 * _within(region), albedo=_tint(s.albedo, s.albedo * 0.12, 0.9 * region)
     ), region
 
 
@@ -109,7 +118,7 @@ def hole(s: Surface, p: Place) -> tuple[Surface, Tensor]:
     black = torch.full_like(s.albedo, 0.03)
     return replace(
         s,
-        height=s.height - 0.12 * region,
+        height=s.height - 0.12 * _within(region),
         albedo=_tint(s.albedo, black, region),
         gloss=s.gloss * (1 - region),
     ), region
@@ -133,7 +142,7 @@ def paint(s: Surface, p: Place) -> tuple[Surface, Tensor]:
     colour = 0.5 + 0.48 * torch.cos(2 * math.pi * (hue + phase))
     return replace(
         s,
-        height=s.height + 0.01 * region,
+        height=s.height + 0.01 * _within(region),
         albedo=_tint(s.albedo, colour, 0.97 * region),
         gloss=s.gloss + 0.2 * region,
     ), region
@@ -145,7 +154,7 @@ def contamination(s: Surface, p: Place) -> tuple[Surface, Tensor]:
         r = torch.hypot(p.x - p.size * p.uniform(-1.3, 1.3), p.y - p.size * p.uniform(-1.3, 1.3))
         region = torch.maximum(region, p.soft(r - p.uniform(0.02, 0.06) * (1 + 0.2 * p.ragged)))
     grey = torch.where(p.uniform(0, 1) > 0.5, 0.08, 0.92)[:, None] * torch.ones_like(s.albedo)
-    return replace(s, height=s.height + 0.03 * region, albedo=_tint(s.albedo, grey, 0.95 * region)), region
+    return replace(s, height=s.height + 0.03 * _within(region), albedo=_tint(s.albedo, grey, 0.95 * region)), region
 
 
 def chip(s: Surface, p: Place) -> tuple[Surface, Tensor]:
@@ -155,7 +164,7 @@ def chip(s: Surface, p: Place) -> tuple[Surface, Tensor]:
     ground = (s.albedo.mean(1, keepdim=True) * p.uniform(0.45, 1.5)[:, None]).clamp(0, 0.95)
     return replace(
         s,
-        height=s.height - region * (0.06 - 0.02 * rough),
+        height=s.height - _within(region) * (0.06 - 0.02 * rough),
         albedo=_tint(s.albedo, ground.expand_as(s.albedo), 0.85 * region),
         gloss=s.gloss * (1 - region),
     ), region

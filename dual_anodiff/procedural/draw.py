@@ -113,7 +113,7 @@ def draw(
     *,
     size_px: int = 128,
     max_turn: float = math.pi,
-    size_range: tuple[float, float] = (0.07, 0.22),
+    size_range: tuple[float, float] = defects.PRETRAIN_SIZE,
 ) -> Drawn:
     """Draw one picture for each row of `look`; `defect` None draws good parts with an empty mask.
 
