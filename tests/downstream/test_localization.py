@@ -41,7 +41,7 @@ def test_bright_squares_are_found_on_unseen_pictures(
     tiny_config: LocalizeConfig,
     tmp_path: Path,
 ) -> None:
-    config = tiny_config.model_copy(update={"train_steps": 60, "batch_size": 8, "evaluate_every_steps": 20})
+    config = tiny_config.model_copy(update={"train_steps": 100, "batch_size": 8, "evaluate_every_steps": 25})
     encoder = shutil.copytree(encoder_folder, tmp_path / "encoder")
     train_localization(generated.train, generated.val, config, tmp_path / "model", encoder=encoder)
     shutil.rmtree(encoder)  # from here on the trained folder stands alone
@@ -58,7 +58,7 @@ def test_bright_squares_are_found_on_unseen_pictures(
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out" / "metrics.parquet"), table)
     assert set(table["defect_type"]) == {"all", "spot", "dot"}
     log = pd.read_csv(tmp_path / "model" / "training.csv")
-    assert log["step"].tolist() == list(range(1, 61))
+    assert log["step"].tolist() == list(range(1, 101))
     assert log["loss"].tail(10).mean() < 0.5 * log["loss"].head(10).mean()
     model = json.loads((tmp_path / "model" / "model.json").read_text())
     scores = log.set_index("step")["val_pixel_ap"].dropna()
@@ -162,7 +162,7 @@ def test_training_runs_in_bfloat16_on_cuda(
     tiny_config: LocalizeConfig,
     tmp_path: Path,
 ) -> None:
-    config = tiny_config.model_copy(update={"train_steps": 60, "batch_size": 8, "evaluate_every_steps": 20})
+    config = tiny_config.model_copy(update={"train_steps": 100, "batch_size": 8, "evaluate_every_steps": 25})
     train_localization(
         generated.train, generated.val, config, tmp_path / "m", encoder=encoder_folder, device="cuda"
     )
