@@ -26,7 +26,8 @@ def augment(config: RunConfig) -> State[RunSummary]:
     prepared = [(each, submit(prepare, each, config=config)) for each in planned]
     checked = [outcome(*each) for each in prepared]
     if any(stage.artifact is None for stage in checked):
-        return finished(write_run(config, checked, {}, started=started, refused=True))
+        refused = any(stage.bad_input for stage in checked)
+        return finished(write_run(config, checked, {}, started=started, refused=refused))
     check_defects(planned, config)
 
     results = [

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 if TYPE_CHECKING:
     from prefect import State
@@ -156,6 +155,14 @@ def adapter_export(
     out.print(f"LoRA in {folder}", highlight=False)
 
 
+class Lines(logging.Handler):
+    """Log lines on stderr, whatever that is by now: a terminal, a file, a test's buffer."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "red" if record.levelno >= logging.ERROR else ""
+        err.print(self.format(record), style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def refusing(verbose: bool) -> Iterator[None]:
     """Print our own errors as one message and exit; others too, unless -v asks for the traceback."""
@@ -187,10 +194,10 @@ def set_up_logging(verbose: bool) -> None:
     logger = logging.getLogger("anodiff")
     logger.setLevel(logging.INFO)
     logger.propagate = False  # Prefect's console handler sits on the root logger
-    if not logger.handlers:
-        logger.addHandler(
-            RichHandler(console=err, show_path=False, show_level=False, log_time_format="%H:%M:%S")
-        )
+    if not any(isinstance(handler, Lines) for handler in logger.handlers):
+        handler = Lines()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
 
 
 def print_summary(summary: "RunSummary") -> None:

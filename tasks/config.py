@@ -48,7 +48,6 @@ class ReportConfig(BaseModel):
     bootstrap_samples: int = Field(
         1000, ge=100, le=100_000, description="Resamples of the test pictures behind each interval."
     )
-    confidence: float = Field(0.95, ge=0.5, lt=1, description="Coverage of the intervals.")
     sheet_rows: int = Field(
         6, ge=1, le=50, description="Rows of a picture sheet, one real and one generated each."
     )
@@ -83,7 +82,7 @@ class RunConfig(BaseModel):
         default_factory=LocalizeStageConfig, description="Training of the localization model."
     )
     report: ReportConfig = Field(
-        default_factory=ReportConfig, description="The table and the picture sheets."
+        default_factory=ReportConfig, description="Intervals, and the picture sheets."
     )
 
 

@@ -1,0 +1,43 @@
+# `make test` checks the project, `make demo` shows it work. Both install it first, into .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := .anodiff
+
+.PHONY: test demo check lint lock clean
+
+test: $(INSTALLED)  ## run the test suite
+	$(BIN)/python -m pytest
+
+demo: $(INSTALLED)  ## the whole chain on drawn parts; a second time everything is found done
+	$(BIN)/anodiff data demo $(DEMO)/demo-data
+	$(BIN)/anodiff run --config demo --data $(DEMO)/demo-data --store $(DEMO)/store
+
+check: $(INSTALLED)  ## what a commit must pass
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lint: $(INSTALLED)  ## mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(BIN)/uv  ## resolve the dependencies anew
+	$(BIN)/uv pip compile --universal --python-version 3.11 pyproject.toml --group dev \
+		--no-annotate --no-header -o requirements.lock
+
+clean:  ## remove the demo's data and results, not the installation
+	rm -rf $(DEMO)/demo-data $(DEMO)/store
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+
+$(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
+	touch $@

@@ -1,0 +1,162 @@
+"""Configs: presets load, every refusal names the key's path, what was found and what is allowed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.config import PRESETS, RunConfig, load_config
+from tasks.errors import ConfigError
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_presets_load_by_name_and_hold_no_default(name: str) -> None:
+    import yaml
+
+    config = load_config(name, data=Path("anywhere"))
+    defaults = RunConfig(data=Path("anywhere"))
+    for section, values in yaml.safe_load((PRESETS / f"{name}.yaml").read_text()).items():
+        if not isinstance(values, dict):
+            assert getattr(config, section) != getattr(defaults, section), section
+            continue
+        for key in values:
+            assert getattr(getattr(config, section), key) != getattr(getattr(defaults, section), key), (
+                section,
+                key,
+            )
+
+
+def test_paper_has_the_reference_settings() -> None:
+    config = load_config("paper", data=Path("mvtec"))
+    finetune, generate = config.finetune, config.generate
+    assert (finetune.size_px, finetune.batch_size, finetune.train_steps) == (512, 4, 5000)
+    assert (finetune.learning_rate, finetune.weight_decay, finetune.adapter.saim_rank) == (2e-5, 1e-2, "full")
+    assert (finetune.adapter.lora_rank, finetune.adapter.text_encoder_lora_rank) == (32, 32)
+    assert finetune.horizontal_flip
+    assert finetune.vertical_flip
+    assert (generate.num_inference_steps, generate.guidance_scale, generate.num_pairs) == (100, 2.5, 500)
+
+
+def test_overrides_reach_any_depth_and_come_last(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("data: here\nseed: 1\nfinetune: {train_steps: 7, learning_rate: 1e-4}\n")
+    config = load_config(
+        path,
+        [
+            "finetune.adapter.lora_rank=4",
+            "seed=3",
+            "localize.training_sets=[real, generated]",
+            "defects=[crack]",
+        ],
+        store=Path("there"),
+        data=None,
+    )
+    assert config.data == Path("here")
+    assert config.store == Path("there")
+    assert (config.seed, config.finetune.train_steps, config.finetune.adapter.lora_rank) == (3, 7, 4)
+    # YAML 1.1 reads 1e-4 as text; pydantic makes a number of it.
+    assert config.finetune.learning_rate == 1e-4
+    assert config.localize.training_sets == ("real", "generated")
+    assert config.defects == ("crack",)
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "allowed"),
+    [
+        ("finetune.train_steps=0", "finetune.train_steps", "at least 1, at most 100000"),
+        ("finetune.train_steps=many", "finetune.train_steps", "a whole number"),
+        ("finetune.learning_rate=-1", "finetune.learning_rate", "above 0, at most 0.1"),
+        ("finetune.size_px=100", "finetune.size_px", "multiple of 8"),
+        ("finetune.adapter.lora_rank=0", "finetune.adapter.lora_rank", "at least 1"),
+        ("finetune.adapter.saim_rank=wide", "finetune.adapter.saim_rank", "full"),
+        ("finetune.precision=fp16", "finetune.precision", "auto, bf16, fp32"),
+        ("finetune.horizontal_flip=sometimes", "finetune.horizontal_flip", "true or false"),
+        ("generate.scheduler=magic", "generate.scheduler", "dpmsolver++, ddim"),
+        ("generate.mask.threshold=high", "generate.mask.threshold", "a number or auto"),
+        ("split.shots=0", "split.shots", "third"),
+        ("split.val_share=1", "split.val_share", "above 0, below 1"),
+        ("localize.training_sets=[imagined]", "localize.training_sets", "real, generated, generated+real"),
+        ("localize.training_sets=[]", "localize.training_sets", "at least one"),
+        ("localize.seeds=[1, 1]", "localize.seeds", "the same value twice"),
+        ("localize.focal_weight=-1", "localize.focal_weight", "at least 0"),
+        ("report.bootstrap_samples=3", "report.bootstrap_samples", "at least 100"),
+        ("seed=-1", "seed", "at least 0"),
+        ("device=tpu", "device", "auto, cpu, cuda"),
+        ("finetune=fast", "finetune", "a mapping with keys"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_path_and_range(
+    empty: Path, override: str, path: str, allowed: str
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_config(empty, [override], data=Path("anywhere"))
+    (line,) = str(refusal.value).splitlines()[1:]
+    assert line.strip().startswith(f"{path}: ")
+    assert allowed in line
+    assert "input should be" not in line.lower()
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "hint"),
+    [
+        ("finetune.steps=5", "finetune.steps", "did you mean finetune.train_steps?"),
+        ("finetune.adapter.rank=5", "finetune.adapter.rank", "did you mean finetune.adapter."),
+        ("finetun.train_steps=5", "finetun", "did you mean finetune?"),
+        ("generate.xyzzy=5", "generate.xyzzy", "known keys: batch_size, guidance_scale"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_key_that_was_meant(
+    empty: Path, override: str, path: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_config(empty, [override], data=Path("anywhere"))
+    (line,) = str(refusal.value).splitlines()[1:]
+    assert line.strip().startswith(f"{path}: unknown key")
+    assert hint in line
+
+
+def test_every_fault_is_told_at_once(empty: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_config(empty, ["finetune.train_steps=0", "generate.num_pairs=0", "seeed=1"])
+    lines = str(refusal.value).splitlines()[1:]
+    assert [line.strip().split(":")[0] for line in lines] == [
+        "data", "finetune.train_steps", "generate.num_pairs", "seeed",
+    ]  # fmt: skip
+
+
+def test_what_is_no_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean demo"):
+        load_config("dmeo", data=Path("x"))
+    with pytest.raises(ConfigError, match="no such config file"):
+        load_config(tmp_path / "gone.yaml", data=Path("x"))
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="holds a list"):
+        load_config(tmp_path / "list.yaml", data=Path("x"))
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(tmp_path / "broken.yaml", data=Path("x"))
+
+
+@pytest.mark.parametrize(
+    "override", ["finetune.train_steps", "=3", "finetune..x=3", "seed=[1", "seed.deep=3"]
+)
+def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("seed: 1\n")
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(path, [override], data=Path("x"))
+
+
+def test_the_form_has_words_for_every_field() -> None:
+    schema = RunConfig.model_json_schema()
+    for name, model in {"RunConfig": schema, **schema["$defs"]}.items():
+        for key, field in model["properties"].items():
+            assert field.get("description"), f"{name}.{key} has no description"
+    json.dumps(schema)
