@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--num-pictures", type=int, default=20_000)
     parser.add_argument("--size-px", type=int, default=128)
     parser.add_argument("--vae-steps", type=int, default=5_000)
-    parser.add_argument("--vae-batch", type=int, default=10)
+    parser.add_argument("--vae-batch", type=int, default=16)
     parser.add_argument("--denoiser-steps", type=int, default=9_000)
     parser.add_argument("--denoiser-batch", type=int, default=16)
     parser.add_argument("--encoder-steps", type=int, default=2_000)

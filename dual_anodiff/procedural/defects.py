@@ -91,7 +91,9 @@ def scratch(s: Surface, p: Place) -> tuple[Surface, Tensor]:
     width = p.uniform(0.010, 0.022)
     region = p.soft(torch.maximum((p.y - bend).abs() - width, p.x.abs() - 2.4 * p.size))
     lighter = (s.albedo * 0.5 + 0.5) * p.uniform(0.75, 1.1)[:, None]
-    return replace(s, height=s.height - 0.03 * _within(region), albedo=_tint(s.albedo, lighter, 0.75 * region)), region
+    return replace(
+        s, height=s.height - 0.03 * _within(region), albedo=_tint(s.albedo, lighter, 0.75 * region)
+    ), region
 
 
 def crack(s: Surface, p: Place) -> tuple[Surface, Tensor]:
@@ -154,7 +156,9 @@ def contamination(s: Surface, p: Place) -> tuple[Surface, Tensor]:
         r = torch.hypot(p.x - p.size * p.uniform(-1.3, 1.3), p.y - p.size * p.uniform(-1.3, 1.3))
         region = torch.maximum(region, p.soft(r - p.uniform(0.02, 0.06) * (1 + 0.2 * p.ragged)))
     grey = torch.where(p.uniform(0, 1) > 0.5, 0.08, 0.92)[:, None] * torch.ones_like(s.albedo)
-    return replace(s, height=s.height + 0.03 * _within(region), albedo=_tint(s.albedo, grey, 0.95 * region)), region
+    return replace(
+        s, height=s.height + 0.03 * _within(region), albedo=_tint(s.albedo, grey, 0.95 * region)
+    ), region
 
 
 def chip(s: Surface, p: Place) -> tuple[Surface, Tensor]:
