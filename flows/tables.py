@@ -38,6 +38,8 @@ def figures_table(summary: RunSummary) -> Table:
 def lift_table(summary: RunSummary) -> Table:
     """Each training set against the real shots alone: difference, interval, verdict."""
     table = Table(title="Lift over training on the real shots alone, in points, with its 95 % interval")
+    if (summary.lift["n_seeds"] == 1).any():
+        table.caption = "One seed: the interval is over test pictures only, another seed may differ by more."
     for name in ("category", "training set", "metric", "real", "with", "lift", "interval", "verdict"):
         table.add_column(
             name, justify="left" if name in ("category", "training set", "metric", "verdict") else "right"
