@@ -65,7 +65,7 @@ class Log:
         self.path, self.every, self.total, self.n, self.start = path, every, 0.0, 0, time.monotonic()
 
     def step(self, step: int, loss: Tensor, **more: float) -> None:
-        self.total, self.n = self.total + float(loss), self.n + 1
+        self.total, self.n = self.total + float(loss.detach()), self.n + 1
         if (step + 1) % self.every:
             return
         rate = self.n / (time.monotonic() - self.start)

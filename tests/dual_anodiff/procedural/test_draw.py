@@ -23,7 +23,7 @@ def test_every_kind_gives_pictures_in_range_and_no_two_alike(kind: str) -> None:
 
 @pytest.mark.parametrize("defect", defects.DEFECTS)
 def test_the_mask_is_where_the_picture_changed(defect: str) -> None:
-    """Against the same exposure without the defect: strong change lies within 3 px of the mask (slope and lens reach so far)."""
+    """Against the same exposure without the defect: strong change lies within 3 px of the mask."""
     d = drawn("plate", defect, b=8)
     change = (d.image - d.normal).abs().amax(1, keepdim=True)
     near = torch.nn.functional.max_pool2d(d.mask.float(), 7, stride=1, padding=3) > 0
