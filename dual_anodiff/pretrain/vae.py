@@ -122,12 +122,24 @@ def train_vae(
             image, _ = corpus.batch(np.arange(len(corpus) - 256, len(corpus), 16))
             contact_sheet(torch.cat([image, reconstruct(vae, image.to(device)).cpu()]), work / "vae.png", 16)
     ema.copy_to_model()
+    print(held_out_figures(vae, corpus), flush=True)
     vae.half().save_pretrained(out)
 
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderTiny, image: Tensor) -> Tensor:
     return vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
+
+
+def held_out_figures(vae: AutoencoderTiny, corpus: Corpus) -> dict[str, float]:
+    """PSNR (dB) of the last 256 pictures, which no training step saw: whole, and within the defect masks alone."""
+    image, mask = corpus.batch(np.arange(len(corpus) - 256, len(corpus)))
+    device = next(vae.parameters()).device
+    output = torch.cat([reconstruct(vae, part.to(device)).cpu() for part in image.split(32)])
+    error = ((output - image) / 2).square()
+    whole = -10 * error.mean((1, 2, 3)).log10().mean()
+    within = -10 * ((error * mask).sum() / (3 * mask.sum())).log10()
+    return {"held_out_psnr": round(float(whole), 2), "held_out_psnr_in_masks": round(float(within), 2)}
 
 
 @torch.no_grad()
