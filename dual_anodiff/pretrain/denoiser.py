@@ -128,7 +128,7 @@ def train_denoiser(
     )
     optimizer = torch.optim.AdamW(parameters, lr=4e-4, betas=(0.9, 0.99), weight_decay=1e-2)
     ema = Ema(parameters, 0.9995)
-    checkpoint, log = Checkpoint(work / "denoiser.pt"), Log(work / "denoiser.jsonl")
+    checkpoint, log = Checkpoint(work / "denoiser.pt", every_s=600), Log(work / "denoiser.jsonl")
 
     image_ids = _tokens(tokenizer, [corpus.caption(i) for i in range(len(corpus))]).to(device)
     part_ids = _tokens(tokenizer, [anomaly_caption(d) for d in range(len(DEFECT_NAMES))]).to(device)
