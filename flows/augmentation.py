@@ -12,10 +12,10 @@ from tasks.finetune import base_digest
 from tasks.localize import encoder_digest
 from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
 from tasks.report import RunSummary, write_run
-from tasks.runtime import ONE_AT_A_TIME, StageOutcome, error_text, outcome, resolve_device, submit
+from tasks.runtime import StageOutcome, error_text, outcome, resolve_device, run
 
 
-@flow(name="augmentation", task_runner=ONE_AT_A_TIME, persist_result=False)
+@flow(name="augmentation", persist_result=False)
 def augment(config: RunConfig) -> State[RunSummary]:
     """Take every category through all stages. A failed one leaves the others alone, and the run marked failed."""
     started = datetime.now(UTC)
@@ -23,8 +23,7 @@ def augment(config: RunConfig) -> State[RunSummary]:
     categories = categories_of(config)
 
     planned = [plan_prepare(config, category) for category in categories]
-    prepared = [(each, submit(prepare, each, config=config)) for each in planned]
-    checked = [outcome(*each) for each in prepared]
+    checked = [outcome(each, run(prepare, each, config=config)) for each in planned]
     if any(stage.artifact is None for stage in checked):
         refused = any(stage.bad_input for stage in checked)
         return finished(write_run(config, checked, {}, started=started, refused=refused))

@@ -1,6 +1,7 @@
 """One category: prepare → finetune → generate, for each defect → localize, for each training set and seed → report."""
 
 from dataclasses import dataclass
+from itertools import product
 
 from prefect import State, flow
 from prefect.states import Completed, Failed
@@ -12,7 +13,7 @@ from tasks.generate import generate, plan_generate
 from tasks.localize import localize, plan_localize
 from tasks.prepare import defects_of, plan_prepare, prepare
 from tasks.report import Localized, plan_report, report
-from tasks.runtime import ONE_AT_A_TIME, StageOutcome, outcome, submit
+from tasks.runtime import StageOutcome, outcome, run
 
 
 @dataclass(frozen=True)
@@ -24,54 +25,46 @@ class CategoryOutcome:
     report: Artifact | None = None
 
 
-# Stages fan out as tasks with content keys; a subflow called by position could adopt another one's result (#22259).
-@flow(name="category", flow_run_name="{category}", task_runner=ONE_AT_A_TIME, persist_result=False)
+# Stages are tasks with content keys; a subflow called by position could adopt another one's result (Prefect #22259).
+@flow(name="category", flow_run_name="{category}", persist_result=False)
 def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
     """Take one category through all stages; what depends on a failed stage is left out, the rest goes on."""
     prepared = plan_prepare(config, category)
-    submit(prepare, prepared, config=config).result()  # a hit, unless this flow was started by itself
-
-    submitted = []
-    for defect in defects_of(prepared, config):
-        adapter = plan_finetune(config, prepared, defect)
-        pairs = plan_generate(config, adapter, defect)
-        trained = submit(finetune, adapter, prepared=prepared, defect=defect, config=config)
-        drawn = submit(generate, pairs, adapter=adapter, config=config, wait_for=[trained])
-        submitted.append((defect, adapter, trained, pairs, drawn))
+    run(prepare, prepared, config=config).result()  # a hit, unless this flow was started by itself
 
     stages: list[StageOutcome] = []
-    generated = {}
-    for defect, adapter, trained, pairs, drawn in submitted:
-        stages += [outcome(adapter, trained), outcome(pairs, drawn)]
+    generated: dict[str, Artifact] = {}
+    for defect in defects_of(prepared, config):
+        adapter = plan_finetune(config, prepared, defect)
+        trained = run(finetune, adapter, prepared=prepared, defect=defect, config=config)
+        stages.append(outcome(adapter, trained))
+        pairs = plan_generate(config, adapter, defect)
+        stages.append(
+            outcome(pairs, run(generate, pairs, adapter=adapter, config=config, wait_for=[trained]))
+        )
         if stages[-1].artifact is not None:
             generated[defect] = pairs
     if not generated:
         return finished(CategoryOutcome(category, tuple(stages)))
 
-    models = []
-    for training_set in config.localize.training_sets:
-        for seed in config.localize.seeds:
-            model = plan_localize(config, prepared, generated, training_set, seed)
-            tested = submit(
-                localize,
-                model,
-                prepared=prepared,
-                generated=generated,
-                training_set_name=training_set,
-                seed=seed,
-                config=config,
-            )
-            models.append((Localized(training_set, seed, model), tested))
-    localized = []
-    for each, tested in models:
-        stages.append(outcome(each.artifact, tested))
+    localized: list[Localized] = []
+    for name, seed in product(config.localize.training_sets, config.localize.seeds):
+        model = plan_localize(config, prepared, generated, name, seed)
+        tested = run(
+            localize,
+            model,
+            prepared=prepared,
+            generated=generated,
+            training_set_name=name,
+            seed=seed,
+            config=config,
+        )
+        stages.append(outcome(model, tested))
         if stages[-1].artifact is not None:
-            localized.append(each)
+            localized.append(Localized(name, seed, model))
 
     table = plan_report(config, prepared, generated, localized)
-    drawn_up = submit(
-        report, table, prepared=prepared, generated=generated, localized=localized, config=config
-    )
+    drawn_up = run(report, table, prepared=prepared, generated=generated, localized=localized, config=config)
     stages.append(outcome(table, drawn_up))
     return finished(CategoryOutcome(category, tuple(stages), table if stages[-1].artifact else None))
 

@@ -69,8 +69,12 @@ def run(
             store=store,
             device=device,
         )
+        from tasks.server import start_server
+
+        wait_until_up = start_server()
         from flows.augmentation import augment
 
+        wait_until_up()
         state: State[Any] = augment(loaded, return_state=True)
         summary = state.result(raise_on_failure=False)
         if isinstance(summary, BaseException):

@@ -9,24 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from prefect import State, Task
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.futures import PrefectFuture
 from prefect.settings import get_current_settings
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from downstream.errors import DownstreamError
 from dual_anodiff.errors import DualAnoDiffError
 from tasks.artifacts import Artifact, Staged, publish, read_manifest, verified
 from tasks.errors import AnodiffError
-
-# Stages of one process go in the order in which they were submitted, and none waits for the device that its neighbour
-# holds: between two that do, Prefect lets up to 30 s pass.
-ONE_AT_A_TIME: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)
+from tasks.server import is_own_server
 
 log = logging.getLogger("anodiff")
 
@@ -74,21 +69,20 @@ def content_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 STAGE = TaskOptions(cache_key_fn=content_key, persist_result=True, result_serializer="json")
 
 
-def submit(
-    stage: Task[Any, StageResult],
-    out: Artifact,
-    /,
-    *,
-    wait_for: Sequence[PrefectFuture[Any]] = (),
-    **inputs: object,
-) -> PrefectFuture[StageResult]:
-    """Submit a stage's task: a hit counts only if the artifact is there and its files are what its manifest says."""
+def run(
+    stage: Task[Any, StageResult], out: Artifact, /, *, wait_for: Sequence[State[Any]] = (), **inputs: object
+) -> State[StageResult]:
+    """Run a stage's task: a hit counts only if the artifact is there and its files are what its manifest says.
+
+    Called, not submitted to a thread: Ctrl-C and SIGTERM reach the stage at once, and no two stages of one process
+    wait for the same device (Prefect lets up to 30 s pass between two that do).
+    """
     task = stage.with_options(
         refresh_cache=not verified(out),
         result_storage=(out.store / "results").resolve(),
         task_run_name=f"{out.stage} {out.label}",
     )
-    return task.submit(out=out, wait_for=list(wait_for), **inputs)
+    return task(out=out, wait_for=list(wait_for), return_state=True, **inputs)
 
 
 def run_stage(
@@ -124,13 +118,21 @@ def resolve_device(device: str) -> str:
 def device_slot() -> Iterator[None]:
     """Hold the device: heavy stages of all runs go one at a time, or as many as the limit `gpu` has slots.
 
-    A server started by us for the run forgets its leases when it ends, and does not take back expired ones: a killed
+    A server that lives only for the run forgets its leases when it ends, and does not take back expired ones: a killed
     run would keep Prefect's slot for ever (measured on prefect 3.8.8). There a file lock does it, which ends with its
     process.
     """
-    if get_current_settings().api.url is None:
-        with FileLock(Path(tempfile.gettempdir()) / f"anodiff-{DEVICE_SLOTS}.lock", mode=0o666):
+    if is_own_server(get_current_settings().api.url):
+        lock = FileLock(Path(tempfile.gettempdir()) / f"anodiff-{DEVICE_SLOTS}.lock", mode=0o666)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("          waits for the device, another run has it")
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
         return
     create_device_limit()
     # A lease of one minute: that long is the slot of a killed run lost. Losing sight of the server for a moment must
@@ -148,19 +150,17 @@ def create_device_limit() -> None:
             client.upsert_global_concurrency_limit_by_name(DEVICE_SLOTS, 1)
 
 
-def outcome(out: Artifact, future: PrefectFuture[StageResult]) -> StageOutcome:
-    """Wait for a submitted stage and say what became of it; never raises for a stage that failed."""
-    future.wait()
-    state: State[Any] = future.state
+def outcome(out: Artifact, state: State[StageResult]) -> StageOutcome:
+    """Say what became of a stage; never raises for one that failed."""
     if state.is_completed():
-        result: StageResult = future.result()
+        result: StageResult = state.result()
         if state.name == "Cached" or not result["made"]:
             log.info("%-9s %s: cached", out.stage, out.label)
             return StageOutcome(out.stage, out.label, out.ref, "cached")
         return StageOutcome(out.stage, out.label, out.ref, "ran", seconds=read_manifest(out)["seconds"])
     if state.name == "NotReady":
         return StageOutcome(out.stage, out.label, None, "skipped", error="a stage before it failed")
-    found = future.result(raise_on_failure=False)
+    found: object = state.result(raise_on_failure=False)
     error = (
         found
         if isinstance(found, BaseException)

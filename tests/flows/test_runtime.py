@@ -1,7 +1,9 @@
 """The device slot: created once, never taken twice, under a server and without one."""
 
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -22,7 +24,10 @@ def test_the_limit_is_created_once_and_then_left_as_it_was_set() -> None:
 
 
 @pytest.mark.parametrize("server", [True, False])
-def test_one_holds_the_device_at_a_time(server: bool) -> None:
+def test_one_holds_the_device_at_a_time(
+    server: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # not the lock of real runs on this machine
     inside: list[int] = []
     most: list[int] = []
 
