@@ -1,5 +1,6 @@
 """Stage localize: one U-Net on one training set with one seed, tested once on the test pictures."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tasks.generate import read_pairs
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 
+log = logging.getLogger("anodiff")
 VERSION = 1
 
 
@@ -90,7 +92,14 @@ def build_localize(
     from downstream.localization import train_localization
     from downstream.prediction import evaluate_localization, read_predictions, write_predictions
 
-    rows = training_set(training_set_name, samples, pairs, seed=pairs_seed)
+    usable = pairs[pairs["mask_share"] > 0]
+    if len(usable) < len(pairs):
+        log.info(
+            "          %d of %d pairs have an empty mask and are left out",
+            len(pairs) - len(usable),
+            len(pairs),
+        )
+    rows = training_set(training_set_name, samples, usable, seed=pairs_seed)
     train_localization(
         rows.train, rows.val, model_config(config), out, encoder=encoder_of(config), device=device, seed=seed
     )

@@ -134,7 +134,9 @@ def build_sheets(
             )
             for position, pair in enumerate(of_type.head(config.sheet_rows).to_dict("records"))
         ]
+        empty = int((of_type["mask_share"] == 0).sum())
         title = f"{category} / {defect}: {len(shots)} real shots, {len(of_type)} generated pairs"
+        title += f", {empty} without a mask" if empty else ""
         draw_sheet(rows, title, config.sheet_size_px).save(out / f"{defect}.png")
 
 

@@ -102,5 +102,5 @@ def train_image_encoder(
         for k, v in tagger.encoder.state_dict().items()
     }
     save_file(state_dict, out / "model.safetensors")
-    config = {"architecture": ARCHITECTURE, "mean": MEAN, "std": STD, **accuracy}
+    config = {"architecture": ARCHITECTURE, "mean": MEAN, "std": STD}
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
