@@ -79,7 +79,8 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         card = read_card(Path(folder))
         attach_adapter(self.unet, self.text_encoder, AdapterConfig(**card.adapter))
         load_weights(Path(folder), self.unet, self.text_encoder)
-        self.unet.to(self.device, self.vae.dtype).requires_grad_(False)
+        # Module.to, since diffusers' own warns of a cast that an adapter made in float32 cannot do without.
+        torch.nn.Module.to(self.unet, self.device, self.vae.dtype).requires_grad_(False)
         self.text_encoder.to(self.device, self.vae.dtype).requires_grad_(False)
         self.card = card
         return self

@@ -1,6 +1,7 @@
 """Stage 1: a tiny autoencoder, f8 with 16 latent channels, that keeps thin scratches."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def start_as_blur(vae: AutoencoderTiny) -> None:
             block.conv[-1].weight[:3] = 0
             block.conv[-1].bias.zero_()
     for half in (vae.encoder, vae.decoder):
-        convs = [m for m in half.layers if isinstance(m, nn.Conv2d)]
+        convs: list[Any] = [m for m in half.layers if isinstance(m, nn.Conv2d)]
         for i, conv in enumerate(convs):
             resamples = conv.stride == (2, 2) or (half is vae.decoder and 0 < i < len(convs) - 1)
             for c in range(3):
