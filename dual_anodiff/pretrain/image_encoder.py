@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dual_anodiff.pretrain.corpus import DEFECT_NAMES, KIND_NAMES, Corpus
-from dual_anodiff.pretrain.stage import Checkpoint, Ema, Log, learning_rate
+from dual_anodiff.pretrain.stage import Checkpoint, Ema, Log, contact_sheet, learning_rate
 
 ARCHITECTURE = "resnet10t"
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -95,6 +95,11 @@ def train_image_encoder(
                 (defect_logits.argmax(1).cpu().numpy() == corpus.defects[held_out]).mean()
             ),
         }
+        # Where it sees the defects of 16 held-out pictures, below them.
+        shown, _ = corpus.batch(held_out[::32])
+        heat = tagger(shown.to(device))[2].sigmoid().cpu().expand(-1, 3, -1, -1) * 2 - 1
+        heat = F.interpolate(heat, shown.shape[-2:])
+        contact_sheet(torch.cat([shown, heat]), work / "image_encoder.png", len(shown))
     print(accuracy, flush=True)
     out.mkdir(parents=True, exist_ok=True)
     state_dict = {

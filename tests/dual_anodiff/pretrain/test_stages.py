@@ -99,6 +99,7 @@ def test_image_encoder_is_written_and_its_held_out_accuracy_told(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_image_encoder(corpus, tmp_path / "out", tmp_path, num_steps=2, batch_size=4, device="cpu", seed=0)
+    assert (tmp_path / "image_encoder.png").is_file()
     assert "held_out_defect_accuracy" in capsys.readouterr().out
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architecture"] == "resnet10t"
