@@ -205,9 +205,8 @@ def seeded_unet(
 ) -> tuple[nn.Module, EncoderSpec]:
     """build_unet with its random numbers from `seed` (the global generator left as it was), ready to train.
 
-    The head starts out saying "defect" with probability PRIOR everywhere (Lin et al. 2017, section 4.1): on real
-    tiles (MobileNetV2, 200 steps, focal weight 10) the test pixel AP was .65 instead of .60, and validation's .52
-    instead of .12 after the first 50 steps. One seed; others agree on drawn squares.
+    The head starts out saying "defect" with probability PRIOR everywhere (Lin et al. 2017, section 4.1).
+    Chosen on real tiles with test figures in view: to be chosen anew on validation (docs/decisions.md).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
