@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dual_anodiff.procedural.noise import fractal_noise, jagged_line
-from dual_anodiff.procedural.parts import Surface
+from dual_anodiff.procedural.surface import Surface
 
 # Radius of a defect in half picture widths: what pretraining sees, and what the demo draws. They never meet.
 PRETRAIN_SIZE = (0.07, 0.22)
