@@ -55,7 +55,7 @@ def write_demo_data(
         )
     counts = {"num_train": num_train, "num_test_good": num_test_good, "num_defects": num_defects}
     for name in names:
-        settings = asdict(DEMO_CATEGORIES[name]) | counts | {"size_px": size_px, "seed": seed, "drawing": 1}
+        settings = asdict(DEMO_CATEGORIES[name]) | counts | {"size_px": size_px, "seed": seed, "drawing": 2}
         _write_category(root / name, name, settings)
     return [root / name for name in names]
 
@@ -75,11 +75,7 @@ def _write_category(folder: Path, name: str, settings: dict[str, object]) -> Non
     def write(defect: str | None, split: str, count: int) -> None:
         # Seeded by what is drawn, so that one category or defect more changes none of the others.
         generator = _generator(seed, name, defect or "good", split)
-        look = _look(seed, name, count)
-        drawn = draw.draw(
-            category.kind, defect, look, generator,
-            size_px=size_px, max_turn=category.max_turn, size_range=defects.DEMO_SIZE,
-        )  # fmt: skip
+        drawn = draw_demo(name, defect, count, generator, size_px=size_px, seed=seed)
         images = folder / split / (defect or "good")
         images.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(drawn.image):
@@ -95,6 +91,24 @@ def _write_category(folder: Path, name: str, settings: dict[str, object]) -> Non
     for defect in category.defect_types:
         write(defect, "test", int(str(settings["num_defects"])))
     marker.write_text(described)  # last: its existence means that the rest is whole
+
+
+def draw_demo(
+    name: str,
+    defect: str | None,
+    count: int,
+    generator: torch.Generator,
+    *,
+    size_px: int = 128,
+    seed: int = 0,
+) -> draw.Drawn:
+    """Pictures of a demo category; `seed` fixes its look. Raises: KeyError for an unknown category or defect."""
+    category = DEMO_CATEGORIES[name]
+    look = _look(seed, name, count)
+    return draw.draw(
+        category.kind, defect, look, generator,
+        size_px=size_px, max_turn=category.max_turn, size_range=defects.DEMO_SIZE,
+    )  # fmt: skip
 
 
 def _look(seed: int, name: str, count: int) -> draw.Look:

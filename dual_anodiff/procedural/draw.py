@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dual_anodiff.procedural import camera, defects, parts
-from dual_anodiff.procedural.surface import Canvas
+from dual_anodiff.procedural.surface import Canvas, Surface
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,17 @@ class Look:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Shape: image (b, 3, h, w) in [-1, 1]; mask (b, 1, h, w) bool; normal is the same picture without its defect."""
+    """Shape: image (b, 3, h, w) in [-1, 1]; mask (b, 1, h, w) bool."""
 
     image: Tensor
     mask: Tensor
-    normal: Tensor
+    sound: Surface
+    exposure: camera.Exposure
+
+    @property
+    def normal(self) -> Tensor:
+        """The same exposure without the defect, rendered when asked for. Shape: (b, 3, h, w) in [-1, 1]."""
+        return camera.render(self.sound, self.exposure)
 
 
 def random_look(b: int, generator: torch.Generator, shape_range: tuple[float, float]) -> Look:
@@ -53,11 +59,13 @@ def draw(
     *,
     size_px: int = 128,
     max_turn: float = math.pi,
+    zoom_range: tuple[float, float] = (0.94, 1.06),
+    max_shift: float = 0.06,
     size_range: tuple[float, float] = defects.PRETRAIN_SIZE,
 ) -> Drawn:
     """Draw one picture for each row of `look`; `defect` None draws good parts with an empty mask.
 
-    Units: `max_turn` radians either way, `size_range` the defect's radius in half picture widths.
+    Units: `max_turn` radians either way, `max_shift` and `size_range` (the defect's radius) half picture widths.
     Raises: KeyError for a kind or defect that is not in `parts.KINDS` or `defects.DEFECTS`.
     """
     b = look.u.shape[0]
@@ -67,8 +75,8 @@ def draw(
     def one(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(b, 1, 1, generator=generator)
 
-    turn, zoom = one(-max_turn, max_turn), one(0.94, 1.06)
-    x, y = (gx - one(-0.06, 0.06)) / zoom, (gy - one(-0.06, 0.06)) / zoom
+    turn, zoom = one(-max_turn, max_turn), one(*zoom_range)
+    x, y = (gx - one(-max_shift, max_shift)) / zoom, (gy - one(-max_shift, max_shift)) / zoom
     canvas = Canvas(
         x * turn.cos() + y * turn.sin(),
         y * turn.cos() - x * turn.sin(),
@@ -77,11 +85,11 @@ def draw(
         look.accent,
         generator,
     )
-    part = parts.KINDS[kind](canvas)
-    light = camera.random_exposure(part, look.table, generator)
-    normal = camera.render(part, light)
+    sound = parts.KINDS[kind](canvas)
+    exposure = camera.random_exposure(b, size_px, look.table, generator)
     if defect is None:
-        return Drawn(normal, torch.zeros(b, 1, size_px, size_px, dtype=torch.bool), normal)
-    where = defects.place(part, size_range, generator)
-    damaged, region = defects.DEFECTS[defect](part, where)
-    return Drawn(camera.render(damaged, light), (region > 0.5)[:, None], normal)
+        image = camera.render(sound, exposure)
+        return Drawn(image, torch.zeros(b, 1, size_px, size_px, dtype=torch.bool), sound, exposure)
+    where = defects.place(sound, size_range, generator)
+    damaged, region = defects.DEFECTS[defect](sound, where)
+    return Drawn(camera.render(damaged, exposure), (region > 0.5)[:, None], sound, exposure)

@@ -60,6 +60,25 @@ def box(x: Tensor, y: Tensor, half_x: Tensor, half_y: Tensor, radius: Tensor) ->
     return outside + torch.maximum(qx, qy).clamp_max(0) - radius
 
 
+def hexagon(x: Tensor, y: Tensor, apothem: Tensor) -> Tensor:
+    """Signed distance to a hexagon with two of its sides along x; beyond its corners a lower bound."""
+    ax, ay = x.abs(), y.abs()
+    return torch.maximum(ax * 0.8660254 + ay * 0.5, ay) - apothem
+
+
+def segment(x: Tensor, y: Tensor, end_x: Tensor, end_y: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance to a round-ended bar from (-end_x, -end_y) to (end_x, end_y)."""
+    along = (x * end_x + y * end_y) / (end_x.square() + end_y.square() + 1e-9)
+    along = along.clamp(-1, 1)
+    return torch.hypot(x - along * end_x, y - along * end_y) - radius
+
+
+def fillet(a: Tensor, b: Tensor, width: float) -> Tensor:
+    """Union of two signed distances, their inner corner filled over `width`."""
+    near = (width - (a - b).abs()).clamp_min(0) / width
+    return torch.minimum(a, b) - near.square() * (width / 4)
+
+
 def solid(
     c: Canvas, distance: Tensor, bevel: Tensor | float, gloss: float, relief: Tensor | None = None
 ) -> Surface:
@@ -92,3 +111,27 @@ def warp(surface: Surface, dx: Tensor, dy: Tensor) -> Surface:
     )
     moved = F.grid_sample(fields, grid, mode="bicubic", padding_mode="border", align_corners=False)
     return Surface(moved[:, 0], moved[:, 1:4].clamp(0, 1), moved[:, 4].clamp(0, 1), moved[:, 5].clamp(0, 1))
+
+
+def palette(colour: Tensor, stops: tuple[tuple[float, float, float], ...], own: float = 0.1) -> Tensor:
+    """A believable colour for a material: `stops` from dark to light, mixed by the brightness of `colour`.
+
+    Shape: colour (b, 3). `own` is the share of `colour` itself that stays.
+    """
+    at = ((colour.amax(1) - 0.25) / 0.6).clamp(0, 0.999) * (len(stops) - 1)
+    table = torch.tensor(stops)
+    low = at.long()
+    part = (at - low)[:, None]
+    return (1 - own) * (table[low] * (1 - part) + table[low + 1] * part) + own * colour
+
+
+def blend(below: Tensor, above: Tensor, alpha: Tensor) -> Tensor:
+    """Colour laid over colour. Shape: below, above (b, 3) or (b, 3, h, w); alpha (b, h, w)."""
+    below, above = (t[:, :, None, None] if t.ndim == 2 else t for t in (below, above))
+    return below + (above - below) * alpha[:, None]
+
+
+def covered(c: Canvas, height: Tensor, albedo: Tensor, gloss: Tensor | float) -> Surface:
+    """A surface that fills the picture, in colours of its own."""
+    gloss = gloss if isinstance(gloss, Tensor) else torch.full_like(height, gloss)
+    return Surface(height, albedo.clamp(0, 1), torch.ones_like(c.x), gloss)

