@@ -1,7 +1,11 @@
 """Drawn pictures on disk: drawn once, so that every stage reads the same ones."""
 
 import json
-from dataclasses import dataclass
+import multiprocessing
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +14,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dual_anodiff.procedural import draw, parts
-from dual_anodiff.procedural.defects import DEFECTS
+from dual_anodiff.procedural import defects, draw, parts
 
 KIND_NAMES = tuple(parts.KINDS)
-DEFECT_NAMES = ("good", *DEFECTS)
+DEFECT_NAMES = ("good", *defects.DEFECTS)
 BLOCK = 16  # pictures drawn at once: one kind and one defect a block
+GOOD_SHARE = 0.25
+ZOOM, SHIFT = (0.88, 1.08), 0.06
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Shape: images (n, 3, h, w) uint8; masks (n, h, w) bool; kinds, defects (n,) indices, defect 0 is `good`."""
 
-    images: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
-    kinds: NDArray[np.int64]
-    defects: NDArray[np.int64]
+    images: Tensor
+    masks: Tensor
+    kinds: Tensor
+    defects: Tensor
 
     def __len__(self) -> int:
         return len(self.kinds)
 
-    def batch(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def to(self, device: str) -> "Corpus":
+        return Corpus(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures in [-1, 1] and their masks. Shape: (b, 3, h, w) and (b, 1, h, w)."""
-        image = torch.from_numpy(self.images[index]).float() / 127.5 - 1
-        return image, torch.from_numpy(self.masks[index])[:, None].float()
+        return self.images[index].float() / 127.5 - 1, self.masks[index][:, None].float()
 
     def caption(self, i: int) -> str:
         return image_caption(int(self.kinds[i]), int(self.defects[i]))
@@ -52,42 +59,68 @@ def anomaly_caption(defect: int) -> str:
 
 
 def write_corpus(folder: Path, num_pictures: int, size_px: int, seed: int) -> None:
-    """Draw `num_pictures` into `folder`, one third of them good. Continues an interrupted drawing."""
+    """Draw `num_pictures` into `folder`, a quarter of them good, on all cores; nothing if they are there already."""
     folder.mkdir(parents=True, exist_ok=True)
     done_file = folder / "corpus.json"
-    wanted = {"num_pictures": num_pictures, "size_px": size_px, "seed": seed}
-    if done_file.is_file() and json.loads(done_file.read_text()) == wanted:
+    wanted = {
+        "num_pictures": num_pictures, "size_px": size_px, "seed": seed, "kinds": KIND_NAMES, "defects": DEFECT_NAMES,
+    }  # fmt: skip
+    text = json.dumps(wanted)
+    if done_file.is_file() and done_file.read_text() == text:
         return
-    shape = (num_pictures, 3, size_px, size_px)
-    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    masks = np.lib.format.open_memmap(
-        folder / "masks.npy", mode="w+", dtype=np.bool_, shape=(num_pictures, size_px, size_px)
+    blocks = _choose_blocks((num_pictures + BLOCK - 1) // BLOCK, np.random.default_rng(seed))
+    images = np.empty((num_pictures, 3, size_px, size_px), np.uint8)
+    masks = np.empty((num_pictures, size_px, size_px), np.bool_)
+    work = partial(draw_block, size_px=size_px, seed=seed)
+    # "spawn": a fork of a process whose torch threads have run may hang in the child.
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), initializer=_one_thread) as pool:
+        drawn = pool.imap(work, [(i, k, d) for i, (k, d) in enumerate(blocks)], chunksize=4)
+        for i, (image, mask) in enumerate(
+            tqdm(drawn, total=len(blocks), desc="draw", unit="block", mininterval=10)
+        ):
+            at = slice(i * BLOCK, min((i + 1) * BLOCK, num_pictures))
+            images[at], masks[at] = image[: at.stop - at.start], mask[: at.stop - at.start]
+    kinds, found = (np.repeat([b[j] for b in blocks], BLOCK)[:num_pictures] for j in (0, 1))
+    for name, array in (("images", images), ("masks", masks), ("kinds", kinds), ("defects", found)):
+        np.save(folder / f"{name}.npy", array)
+    done_file.write_text(text)  # last: its existence means that the rest is whole
+
+
+def _choose_blocks(count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Kind and defect of each block: kinds equally often, a quarter good, else a defect that suits the kind."""
+    chosen = []
+    for kind in rng.permutation(np.arange(count) % len(KIND_NAMES)):
+        suited = suitable_defects(int(kind))
+        defect = 0 if rng.random() < GOOD_SHARE else int(rng.choice(suited))
+        chosen.append((int(kind), defect))
+    return chosen
+
+
+def suitable_defects(kind: int) -> Sequence[int]:
+    """The defects, as indices into `DEFECT_NAMES`, that a kind can have."""
+    return [
+        i for i, name in enumerate(DEFECT_NAMES) if i and KIND_NAMES[kind] in defects.SUITS[name]
+    ]  # fmt: skip
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def draw_block(
+    block: tuple[int, int, int], *, size_px: int, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw block (number, kind, defect). Shape: (16, 3, h, w) uint8 and (16, h, w) bool."""
+    number, kind, defect = block
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    look = draw.random_look(BLOCK, generator, parts.PRETRAIN_RANGE)
+    name = None if defect == 0 else DEFECT_NAMES[defect]
+    drawn = draw.draw(
+        KIND_NAMES[kind], name, look, generator, size_px=size_px, zoom_range=ZOOM, max_shift=SHIFT
     )
-    choice = np.random.default_rng(seed)
-    blocks = (num_pictures + BLOCK - 1) // BLOCK
-    kinds = np.repeat(choice.permutation(np.arange(blocks) % len(KIND_NAMES)), BLOCK)[:num_pictures]
-    drawn = np.where(choice.random(blocks) < 1 / 3, 0, choice.integers(1, len(DEFECT_NAMES), blocks))
-    defects = np.repeat(drawn, BLOCK)[:num_pictures]
-    for start in tqdm(range(0, num_pictures, BLOCK), desc="draw", unit="block", mininterval=10):
-        n = min(BLOCK, num_pictures - start)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
-        look = draw.random_look(n, generator, parts.PRETRAIN_RANGE)
-        defect = None if defects[start] == 0 else DEFECT_NAMES[defects[start]]
-        picture = draw.draw(KIND_NAMES[kinds[start]], defect, look, generator, size_px=size_px)
-        images[start : start + n] = ((picture.image + 1) * 127.5).round().byte().numpy()
-        masks[start : start + n] = picture.mask[:, 0].numpy()
-    images.flush()
-    masks.flush()
-    np.save(folder / "kinds.npy", kinds)
-    np.save(folder / "defects.npy", defects)
-    done_file.write_text(json.dumps(wanted))  # last: its existence means that the rest is whole
+    return ((drawn.image + 1) * 127.5).round().byte().numpy(), drawn.mask[:, 0].numpy()
 
 
 def read_corpus(folder: Path) -> Corpus:
-    """Load what `write_corpus` wrote: 65 KB a picture."""
-    return Corpus(
-        np.load(folder / "images.npy"),
-        np.load(folder / "masks.npy"),
-        np.load(folder / "kinds.npy"),
-        np.load(folder / "defects.npy"),
-    )
+    """Load what `write_corpus` wrote into memory: 65 KB a picture of 128 px."""
+    return Corpus(*(torch.from_numpy(np.load(folder / f"{f.name}.npy")) for f in fields(Corpus)))

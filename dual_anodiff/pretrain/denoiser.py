@@ -5,21 +5,29 @@ import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import Tokenizer, models, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dual_anodiff.pretrain.corpus import DEFECT_NAMES, KIND_NAMES, Corpus, anomaly_caption, image_caption
-from dual_anodiff.pretrain.stage import Checkpoint, Ema, Log, contact_sheet, learning_rate
+from dual_anodiff.pretrain.corpus import (
+    DEFECT_NAMES,
+    KIND_NAMES,
+    Corpus,
+    anomaly_caption,
+    image_caption,
+    suitable_defects,
+)
+from dual_anodiff.pretrain.stage import Plan, contact_sheet, fit
 from dual_anodiff.pretrain.vae import LATENT_CHANNELS
 
 TEXT_WIDTH = 128
 MAX_TOKENS = 32
 CAPTION_DROPOUT = 0.1
+PART_SHARE = 0.3
 MIN_SNR_GAMMA = 5.0
 
 
@@ -32,7 +40,7 @@ def build_tokenizer() -> CLIPTokenizer:
     tokenizer.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
     alphabet = [chr(c) for c in range(33, 127)]
     trainer = trainers.BpeTrainer(
-        vocab_size=640,
+        vocab_size=1024,
         special_tokens=["<|startoftext|>", "<|endoftext|>"],
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
@@ -89,13 +97,13 @@ def build_noise_scheduler() -> DDPMScheduler:
 
 
 def diffusion_loss(
-    unet: UNet2DConditionModel, scheduler: DDPMScheduler, latents: Tensor, text: Tensor, timesteps: Tensor
+    model: nn.Module, scheduler: DDPMScheduler, latents: Tensor, ids: Tensor, timesteps: Tensor
 ) -> Tensor:
     """v-prediction with min-SNR weights (Hang et al. 2023, Eq. 6 for v: min(snr, γ) / (snr + 1))."""
     noise = torch.randn_like(latents)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     with torch.autocast(latents.device.type, dtype=torch.bfloat16):
-        predicted = unet(noisy, timesteps, text).sample
+        predicted = model(noisy, timesteps, ids)
     target = scheduler.get_velocity(latents, noise, timesteps)
     alpha = scheduler.alphas_cumprod.to(latents.device)[timesteps]
     snr = alpha / (1 - alpha)
@@ -104,76 +112,62 @@ def diffusion_loss(
     return (weight * error).mean()
 
 
-def train_denoiser(
-    corpus: Corpus,
-    latents_file: Path,
-    out: Path,
-    work: Path,
-    *,
-    num_steps: int,
-    batch_size: int,
-    device: str,
-    seed: int,
-) -> None:
-    """Train UNet and text encoder together; write unet, text_encoder, tokenizer, scheduler, half precision."""
-    torch.manual_seed(seed)
-    latents = torch.from_numpy(np.load(latents_file)).to(device)
-    tokenizer = build_tokenizer()
-    text_encoder, unet = build_text_encoder(tokenizer).to(device), build_unet().to(device)
-    scheduler = build_noise_scheduler()
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    print(
-        {"unet_million": sum(p.numel() for p in unet.parameters()) / 1e6, "parameters": len(parameters)},
-        flush=True,
-    )
-    optimizer = torch.optim.AdamW(parameters, lr=4e-4, betas=(0.9, 0.99), weight_decay=1e-2)
-    ema = Ema(parameters, 0.9995)
-    checkpoint, log = Checkpoint(work / "denoiser.pt", every_s=600), Log(work / "denoiser.jsonl")
+class Denoiser(nn.Module):
+    """UNet and text encoder as one model. Shape: latents (b, c, h, w), ids (b, tokens) → (b, c, h, w)."""
 
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, latents: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        predicted: Tensor = self.unet(latents, timesteps, self.text_encoder(ids).last_hidden_state).sample
+        return predicted
+
+
+def train_denoiser(
+    corpus: Corpus, latents: Tensor, out: Path, work: Path, plan: Plan, *, start: Path | None = None
+) -> bool:
+    """Train UNet and text encoder together; write all but the VAE of a base; whether it is finished.
+
+    Shape: latents as `encode_corpus` gives them, on the corpus' device. `start` is a base whose UNet to go on from,
+    and whose text encoder too if it has the very same vocabulary.
+    """
+    torch.manual_seed(plan.seed)
+    tokenizer = build_tokenizer()
+    unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
+    if start is not None:
+        unet = UNet2DConditionModel.from_pretrained(start / "unet").float()
+        if CLIPTokenizer.from_pretrained(start / "tokenizer").get_vocab() == tokenizer.get_vocab():
+            text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder").float()
+    model = Denoiser(unet, text_encoder).to(plan.device).train()
+    if plan.device == "cpu":  # flash attention's backward is a quarter of a step there; plain attention is not
+        unet.set_attn_processor(AttnProcessor())
+    scheduler = build_noise_scheduler()
+    device = corpus.kinds.device
     image_ids = _tokens(tokenizer, [corpus.caption(i) for i in range(len(corpus))]).to(device)
     part_ids = _tokens(tokenizer, [anomaly_caption(d) for d in range(len(DEFECT_NAMES))]).to(device)
     empty_ids = _tokens(tokenizer, [""]).to(device)
-    defects = torch.from_numpy(corpus.defects).to(device)
-    first = 0
-    if (state := checkpoint.load()) is not None:
-        unet.load_state_dict(state["unet"])
-        text_encoder.load_state_dict(state["text_encoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.shadow = [s.to(device) for s in state["ema"]]
-        first = state["step"]
 
-    for step in range(first, num_steps):
-        g = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        torch.manual_seed(seed * 1_000_003 + step)
-        index = torch.randint(len(corpus), (batch_size,), generator=g).to(device)
-        # A quarter of the batch is anomaly parts, the rest whole pictures; good pictures have no part.
-        part = ((torch.rand(batch_size, generator=g) < 0.3).to(device)) & (defects[index] > 0)
-        batch = latents[index, part.long()].float()
-        ids = torch.where(part[:, None], part_ids[defects[index]], image_ids[index])
-        dropped = (torch.rand(batch_size, generator=g) < CAPTION_DROPOUT).to(device)
+    def loss(step: int) -> Tensor:
+        g = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        b = plan.batch_size
+        index = torch.randint(len(corpus), (b,), generator=g).to(device)
+        # About a quarter of the batch is anomaly parts, the rest whole pictures; good pictures have no part.
+        part = (torch.rand(b, generator=g) < PART_SHARE).to(device) & (corpus.defects[index] > 0)
+        ids = torch.where(part[:, None], part_ids[corpus.defects[index]], image_ids[index])
+        dropped = (torch.rand(b, generator=g) < CAPTION_DROPOUT).to(device)
         ids = torch.where(dropped[:, None], empty_ids, ids)
-        timesteps = torch.randint(1000, (batch_size,), generator=g).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, num_steps, 4e-4, 300)
-        loss = diffusion_loss(unet, scheduler, batch, text_encoder(ids).last_hidden_state, timesteps)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        ema.update(step)
-        log.step(step, loss)
-        if checkpoint.due() or step + 1 == num_steps:
-            checkpoint.save({
-                "unet": unet.state_dict(), "text_encoder": text_encoder.state_dict(),
-                "optimizer": optimizer.state_dict(), "ema": ema.shadow, "step": step + 1,
-            })  # fmt: skip
-            backup = [p.detach().clone() for p in parameters]
-            ema.copy_to_model()
-            save(out, unet, text_encoder, tokenizer)
-            samples_sheet(out, work / "denoiser.png", device=device)
-            with torch.no_grad():
-                for p, b in zip(parameters, backup, strict=True):
-                    p.copy_(b)
+        timesteps = torch.randint(1000, (b,), generator=g).to(device)
+        return diffusion_loss(model, scheduler, latents[index, part.long()].float(), ids, timesteps)
+
+    def show() -> None:
+        save(out, unet, text_encoder, tokenizer)
+        samples_sheet(out, work / "denoiser.png", device=plan.device)
+
+    return fit(
+        "denoiser", model, loss, show, work, plan,
+        peak_rate=4e-4, weight_decay=1e-2, ema_decay=0.9995, warmup_steps=300,
+    )  # fmt: skip
 
 
 def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -218,16 +212,15 @@ def save(
 
 
 def samples_sheet(base: Path, path: Path, *, device: str, guidance_scale: float = 3.0, seed: int = 0) -> None:
-    """One row a kind: a good part, then three defects; below, every defect's part alone."""
+    """Each kind good, then with a defect; after them every defect's part alone."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, dtype=torch.float32).to(device)
     pipe.set_progress_bar_config(disable=True)
-    prompts = [
-        image_caption(k, (k + j) % len(DEFECT_NAMES) if j else 0)
-        for k in range(len(KIND_NAMES))
-        for j in range(4)
-    ]
+    prompts = []
+    for k in range(len(KIND_NAMES)):
+        suited = suitable_defects(k)
+        prompts += [image_caption(k, 0), image_caption(k, suited[k % len(suited)])]
     prompts += [anomaly_caption(d) for d in range(1, len(DEFECT_NAMES))]
     generator = torch.Generator().manual_seed(seed)
     images = pipe(

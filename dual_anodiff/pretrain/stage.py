@@ -1,14 +1,34 @@
-"""What the three trainings share: learning rate, EMA, checkpoints by the clock, a printed line."""
+"""The one training loop of all stages: learning rate, EMA, exact resume, a deadline, a printed line, a picture."""
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
+
+CHECKPOINT_EVERY_S = 600
+LOG_EVERY = 100
+HELD_OUT = 512  # the corpus' last pictures, that no step sees
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a stage trains.
+
+    Units: `deadline` on time.monotonic()'s clock; a stage that reaches it stops in a state that the same call continues.
+    """
+
+    num_steps: int
+    batch_size: int
+    seed: int
+    device: str
+    deadline: float = float("inf")
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup_steps: int = 100) -> float:
@@ -17,70 +37,104 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup_steps: int = 10
     return peak * max(0.0, min(1.0, (step + 1) / warmup_steps, fall))
 
 
-class Ema:
-    """Exponential moving average of parameters, with the early-step correction of torch's `swa_utils` absent there."""
+def fit(
+    name: str,
+    model: nn.Module,
+    loss: Callable[[int], Tensor],
+    show: Callable[[], None],
+    work: Path,
+    plan: Plan,
+    *,
+    peak_rate: float,
+    weight_decay: float,
+    ema_decay: float,
+    warmup_steps: int = 100,
+) -> bool:
+    """Train `model`, afterwards it holds the moving average; whether all steps were taken.
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self.parameters = list(parameters)
-        self.decay = decay
-        self.shadow = [p.detach().clone() for p in self.parameters]
+    `loss(step)` draws all it needs from the step's number, so that a resumed training goes on as if uninterrupted.
+    `show()` runs at each checkpoint and sees the moving average.
+    """
+    parameters: list[Tensor] = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    ema = [p.detach().clone() for p in parameters]
+    path, first = work / f"{name}.pt", 0
+    if path.is_file():
+        state = torch.load(path, map_location=plan.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema, first = state["ema"], state["step"]
+    log, saved, step = _Log(work / f"{name}.jsonl"), time.monotonic(), first
+    while step < plan.num_steps and time.monotonic() < plan.deadline:
+        torch.manual_seed(plan.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, plan.num_steps, peak_rate, warmup_steps)
+        value = loss(step)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            # Young averages follow quickly: the usual (1 + t) / (10 + t) bound on the decay.
+            decay = min(ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1 - decay)
+        step += 1
+        log.step(step, value)
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            _save(path, model, optimizer, ema, step)
+            with _holding(parameters, ema):
+                show()
+            saved = time.monotonic()
+    if step > first:
+        _save(path, model, optimizer, ema, step)
+    with torch.no_grad():
+        torch._foreach_copy_(parameters, ema)
+    if step > first:
+        show()
+    if step < plan.num_steps:
+        print(f"{name}: stopped at step {step} of {plan.num_steps}; the same command goes on", flush=True)
+    return step == plan.num_steps
 
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
 
-    @torch.no_grad()
-    def copy_to_model(self) -> None:
-        for p, s in zip(self.parameters, self.shadow, strict=True):
-            p.copy_(s)
-
-
-class Checkpoint:
-    """One file, written at most every `every_s` seconds and renamed into place."""
-
-    def __init__(self, path: Path, every_s: float = 240) -> None:
-        self.path, self.every_s, self.last = path, every_s, time.monotonic()
-
-    def load(self) -> dict[str, Any] | None:
-        if not self.path.is_file():
-            return None
-        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        return state
-
-    def due(self) -> bool:
-        return time.monotonic() - self.last > self.every_s
-
-    def save(self, state: dict[str, Any]) -> None:
-        staged = self.path.with_suffix(".tmp")
-        torch.save(state, staged)
-        staged.replace(self.path)
-        self.last = time.monotonic()
+@contextmanager
+def _holding(parameters: list[Tensor], values: list[Tensor]) -> Iterator[None]:
+    """The parameters with other values for a while."""
+    own = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        torch._foreach_copy_(parameters, values)
+    yield
+    with torch.no_grad():
+        torch._foreach_copy_(parameters, own)
 
 
-class Log:
-    """Mean of the loss since the last line; one line every `every` steps, also appended to a CSV."""
+def _save(path: Path, model: nn.Module, optimizer: Any, ema: list[Tensor], step: int) -> None:
+    """Write beside, then rename: a kill leaves the previous checkpoint whole."""
+    staged = path.with_suffix(".tmp")
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step}, staged
+    )
+    staged.replace(path)
 
-    def __init__(self, path: Path, every: int = 100) -> None:
-        self.path, self.every, self.total, self.n, self.start = path, every, 0.0, 0, time.monotonic()
 
-    def step(self, step: int, loss: Tensor, **more: float) -> None:
-        self.total, self.n = self.total + float(loss.detach()), self.n + 1
-        if (step + 1) % self.every:
+class _Log:
+    """Mean of the loss and speed since the last line; a line every `LOG_EVERY` steps, appended to a file too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.losses, self.start = path, list[Tensor](), time.monotonic()
+
+    def step(self, step: int, loss: Tensor) -> None:
+        self.losses.append(loss.detach())  # not read yet: a GPU would wait
+        if step % LOG_EVERY:
             return
-        rate = self.n / (time.monotonic() - self.start)
-        row = {"step": step + 1, "loss": round(self.total / self.n, 5), "it_per_s": round(rate, 3), **more}
-        print(json.dumps(row), flush=True)
+        rate = len(self.losses) / (time.monotonic() - self.start)
+        mean = float(torch.stack(self.losses).mean())
+        row = json.dumps({"step": step, "loss": round(mean, 5), "it_per_s": round(rate, 3)})
+        print(row, flush=True)
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.total, self.n, self.start = 0.0, 0, time.monotonic()
+            file.write(row + "\n")
+        self.losses, self.start = [], time.monotonic()
 
 
 def contact_sheet(images: Tensor, path: Path, columns: int = 8) -> None:
     """Write pictures in [-1, 1] as one PNG. Shape: (n, 3, h, w)."""
     save_image(make_grid(images.float().cpu(), nrow=columns, normalize=True, value_range=(-1, 1)), path)
-
-
-def use_channels_last(model: nn.Module) -> Any:
-    """channels_last with bf16 trains this VAE several times as fast on an AVX512-bf16 CPU as plain fp32."""
-    return model.to(memory_format=torch.channels_last)
