@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dual_anodiff.attention import BRANCHES, TwoBranchAttnProcessor
 from dual_anodiff.config import AdapterConfig
 from dual_anodiff.errors import AdapterError
+from dual_anodiff.normals import read_normals, with_normals
 
 WEIGHTS, DESCRIPTION = "adapter.safetensors", "adapter.json"
 FORMAT = 1
@@ -40,6 +41,9 @@ class AdapterCard:
     mask_threshold: float
     mask_iou: float
     seed: int
+    normals: str | None = (
+        None  # digest of the normals.safetensors beside it, which is fused into the base first
+    )
     format: int = FORMAT
 
 
@@ -133,7 +137,8 @@ def load_weights(folder: Path, unet: nn.Module, text_encoder: nn.Module) -> None
 def export_lora(folder: Path, out: Path) -> None:
     """Write the image branch as a LoRA that plain `StableDiffusionPipeline.load_lora_weights` reads.
 
-    What is left out: SAIM and the anomaly branch, so pictures resemble branch 0's but come without a mask.
+    The normals' LoRA goes with it. What is left out: SAIM and the anomaly branch, so pictures resemble branch 0's but
+    come without a mask.
     """
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -142,10 +147,16 @@ def export_lora(folder: Path, out: Path) -> None:
 
     pipe = DualAnoDiffPipeline.from_adapter(folder)
     unet_layers = get_peft_model_state_dict(pipe.unet, adapter_name=BRANCHES[0])
+    if pipe._card().normals is not None:
+        unet_layers = with_normals(unet_layers, read_normals(folder)[0])
     has_text = any(isinstance(m, LoraLayer) for m in pipe.text_encoder.modules())
     text_layers = get_peft_model_state_dict(pipe.text_encoder, adapter_name="text") if has_text else None
     StableDiffusionPipeline.save_lora_weights(
         out,
-        unet_lora_layers=convert_state_dict_to_diffusers(unet_layers),
+        # Not by diffusers' conversion: it renames attention layers alone, and its reader goes by the first name.
+        unet_lora_layers={
+            name.replace(".lora_A.", ".lora.down.").replace(".lora_B.", ".lora.up."): weight
+            for name, weight in unet_layers.items()
+        },
         text_encoder_lora_layers=convert_state_dict_to_diffusers(text_layers) if text_layers else None,
     )

@@ -24,6 +24,25 @@ class AdapterConfig(_Frozen):
     )
 
 
+class NormalsConfig(_Frozen):
+    """Plain LoRA training of the base on a category's normal pictures, before the few shots."""
+
+    prompt: str = Field(
+        "a vfx",
+        min_length=1,
+        description="Prompt of a normal picture; {category} is filled in.",
+    )
+    lora_rank: int = Field(
+        16, ge=1, le=512, description="Rank of the LoRA on the UNet's attention, convolutions and linears."
+    )
+    train_steps: int = Field(300, ge=1, le=100_000, description="Optimizer steps.")
+    batch_size: int = Field(8, ge=1, le=256, description="Pictures in one forward call.")
+    learning_rate: float = Field(1e-4, gt=0, le=0.1, description="AdamW's learning rate, constant.")
+    max_pictures: int = Field(
+        200, ge=1, le=10_000, description="Normals used at most, evenly spaced over the sorted ones."
+    )
+
+
 class FinetuneConfig(_Frozen):
     """Few-shot training of the two branches on one defect type."""
 
@@ -32,6 +51,13 @@ class FinetuneConfig(_Frozen):
     )
     revision: str | None = Field(
         None, description="Commit of the hub id, pinned in the manifest; None for folders."
+    )
+    adapt_to_normals: bool | Literal["auto"] = Field(
+        "auto",
+        description="Train the base on the category's normals first; 'auto' does so for the base 'mini' alone.",
+    )
+    normals: NormalsConfig = Field(
+        default_factory=NormalsConfig, description="Training of the base on normals, where that is on."
     )
     image_prompt: str = Field(
         "a vfx with sks",
@@ -73,6 +99,11 @@ class FinetuneConfig(_Frozen):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="'auto' is bf16 on CUDA, fp32 on the CPU."
     )
+
+
+def adapts_to_normals(config: FinetuneConfig) -> bool:
+    """Whether the base is trained on normals first: `mini` has seen drawings alone, SD has seen the world."""
+    return config.base == "mini" if config.adapt_to_normals == "auto" else config.adapt_to_normals
 
 
 class MaskConfig(_Frozen):

@@ -1,4 +1,4 @@
-"""The training objective: plain MSE over both branches against the scheduler's own target."""
+"""The training objective: plain MSE against the scheduler's own target, of pictures or of both branches."""
 
 from typing import Any
 
@@ -54,6 +54,18 @@ def target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) ->
             )
 
 
+def denoising_loss(
+    unet: Any, scheduler: Any, latents: Tensor, text: Tensor, timesteps: Tensor, noise: Tensor
+) -> Tensor:
+    """MSE of what the UNet says of noisy latents against the scheduler's target.
+
+    Shape: latents, noise (b, c, h, w); text (b, tokens, d); timesteps (b,).
+    """
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    predicted = unet(noisy, timesteps, encoder_hidden_states=text).sample
+    return F.mse_loss(predicted.float(), target(scheduler, latents, noise, timesteps).float())
+
+
 def two_branch_loss(
     unet: Any, scheduler: Any, latents: Tensor, text: Tensor, timesteps: Tensor, noise: Tensor
 ) -> Tensor:
@@ -61,11 +73,13 @@ def two_branch_loss(
 
     Shape: latents, noise ((b f), c, h, w); text (f, tokens, d); timesteps (b,).
     """
-    timesteps = timesteps.repeat_interleave(2)
-    noisy = scheduler.add_noise(latents, noise, timesteps)
     context = text.repeat(len(latents) // 2, 1, 1)
-    predicted = unet(noisy, timesteps, encoder_hidden_states=context).sample
-    return F.mse_loss(predicted.float(), target(scheduler, latents, noise, timesteps).float())
+    return denoising_loss(unet, scheduler, latents, context, timesteps.repeat_interleave(2), noise)
+
+
+def uses_bf16(precision: str, device: str) -> bool:
+    """Whether a training computes in bf16: where it is asked for, or `auto` on CUDA."""
+    return precision == "bf16" or (precision == "auto" and device.startswith("cuda"))
 
 
 def seeded(*numbers: int) -> torch.Generator:

@@ -27,6 +27,7 @@ from dual_anodiff.config import AdapterConfig, GenerateConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import mask_to_pil, to_pil
 from dual_anodiff.masks import mask_from_part
+from dual_anodiff.normals import fuse_normals
 from dual_anodiff.objective import decode, encode_prompts, seeded
 
 SCHEDULERS: dict[str, Any] = {
@@ -66,8 +67,13 @@ class DualAnoDiffPipeline(DiffusionPipeline):
     def from_adapter(cls, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> Self:
         """The adapter's own base, with the adapter on it. Raises: AdapterError, BaseModelError."""
         card = read_card(Path(folder))
-        pipe: Self = load_base(cls, card.base, revision=card.revision, dtype=dtype)
-        return pipe.load_adapter(folder)
+        # Normals are fused in float32: what they add is smaller than bf16's rounding of what is there.
+        first = dtype if card.normals is None else torch.float32
+        pipe: Self = load_base(cls, card.base, revision=card.revision, dtype=first)
+        pipe.load_adapter(folder)
+        for module in (pipe.vae, pipe.unet, pipe.text_encoder):
+            torch.nn.Module.to(module, dtype=dtype)
+        return pipe
 
     def load_adapter(self, folder: Path | str) -> Self:
         """Put a fine-tuned adapter on this base.
@@ -77,6 +83,8 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         if self.card is not None:
             raise AdapterError("this pipeline has an adapter already; make a new one with from_pretrained")
         card = read_card(Path(folder))
+        if card.normals is not None:
+            fuse_normals(self.unet, Path(folder), expected=card.normals)
         attach_adapter(self.unet, self.text_encoder, AdapterConfig(**card.adapter))
         load_weights(Path(folder), self.unet, self.text_encoder)
         # Module.to, since diffusers' own warns of a cast that an adapter made in float32 cannot do without.

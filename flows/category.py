@@ -1,4 +1,6 @@
-"""One category: prepare → finetune → generate, for each defect → localize, for each training set and seed → report."""
+"""One category: prepare → adapt → finetune → generate, for each defect → localize, for each training set and seed →
+report. The base adapts to the category's normals once, where the run asks for it.
+"""
 
 from dataclasses import dataclass
 from itertools import product
@@ -11,9 +13,10 @@ from tasks.config import RunConfig
 from tasks.finetune import finetune, plan_finetune
 from tasks.generate import generate, plan_generate
 from tasks.localize import localize, plan_localize
+from tasks.normals import adapt, plan_adapt
 from tasks.prepare import defects_of, plan_prepare, prepare
 from tasks.report import Localized, plan_report, report
-from tasks.runtime import StageOutcome, outcome, run
+from tasks.runtime import StageOutcome, StageResult, outcome, run
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,24 @@ def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
     run(prepare, prepared, config=config).result()  # a hit, unless this flow was started by itself
 
     stages: list[StageOutcome] = []
+    normals = plan_adapt(config, prepared)
+    adapted: list[State[StageResult]] = []
+    if normals is not None:
+        adapted = [run(adapt, normals, prepared=prepared, config=config)]
+        stages.append(outcome(normals, *adapted))
+
     generated: dict[str, Artifact] = {}
     for defect in defects_of(prepared, config):
-        adapter = plan_finetune(config, prepared, defect)
-        trained = run(finetune, adapter, prepared=prepared, defect=defect, config=config)
+        adapter = plan_finetune(config, prepared, defect, normals)
+        trained = run(
+            finetune,
+            adapter,
+            prepared=prepared,
+            defect=defect,
+            normals=normals,
+            config=config,
+            wait_for=adapted,
+        )
         stages.append(outcome(adapter, trained))
         pairs = plan_generate(config, adapter, defect)
         stages.append(

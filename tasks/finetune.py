@@ -15,11 +15,17 @@ from tasks.runtime import STAGE, StageResult, run_stage
 
 VERSION = 1
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
-NOT_IN_KEY = {"base", "checkpoint_every_steps"}
+# The normals' settings count by the artifact that they made.
+NOT_IN_KEY = {"base", "checkpoint_every_steps", "adapt_to_normals", "normals"}
 
 
-def plan_finetune(config: RunConfig, prepared: Artifact, defect: str) -> Artifact:
-    """Name the adapter. Raises: BaseModelError if the base is a folder without a pipeline."""
+def plan_finetune(
+    config: RunConfig, prepared: Artifact, defect: str, normals: Artifact | None = None
+) -> Artifact:
+    """Name the adapter; `normals` is what the base learns first, None for the base as it is.
+
+    Raises: BaseModelError if the base is a folder without a pipeline.
+    """
     return plan(
         config.store,
         "finetune",
@@ -29,6 +35,7 @@ def plan_finetune(config: RunConfig, prepared: Artifact, defect: str) -> Artifac
         defect=defect,
         samples=prepared,
         base=base_digest(config.finetune),
+        normals=normals,
         seed=config.seed,
         **config.finetune.model_dump(exclude=NOT_IN_KEY),
     )
@@ -40,7 +47,9 @@ def base_digest(config: FinetuneConfig) -> str:
 
 
 @task(name="finetune", **STAGE)
-def finetune(out: Artifact, prepared: Artifact, defect: str, config: RunConfig) -> StageResult:
+def finetune(
+    out: Artifact, prepared: Artifact, defect: str, normals: Artifact | None, config: RunConfig
+) -> StageResult:
     """Fine-tune the generator on one defect type; a killed training resumes from its checkpoint."""
 
     def make(staged: Staged, device: str) -> None:
@@ -52,6 +61,7 @@ def finetune(out: Artifact, prepared: Artifact, defect: str, config: RunConfig) 
             staged.out,
             device=device,
             seed=config.seed,
+            normals=None if normals is None else normals.path,
             checkpoint=staged.checkpoint,
         )
 
@@ -66,6 +76,7 @@ def build_finetune(
     *,
     device: str = "cpu",
     seed: int = 0,
+    normals: Path | None = None,
     checkpoint: Path | None = None,
 ) -> None:
     """Train an adapter on the shots of `defect` and write it to `out`. Raises: DataError if there is none."""
@@ -78,7 +89,7 @@ def build_finetune(
     files = zip(rows["image_path"], rows["mask_path"], strict=True)
     shots = [Shot(Path(image), Path(mask)) for image, mask in files]
     named = name_prompts(config, str(rows["category"].iloc[0]), defect)
-    train(shots, named, out, device=device, seed=seed, checkpoint=checkpoint)
+    train(shots, named, out, device=device, seed=seed, normals=normals, checkpoint=checkpoint)
 
 
 def name_prompts(config: FinetuneConfig, category: str, defect: str) -> FinetuneConfig:
