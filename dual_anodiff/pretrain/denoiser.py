@@ -140,7 +140,9 @@ def train_denoiser(
         if CLIPTokenizer.from_pretrained(start / "tokenizer").get_vocab() == tokenizer.get_vocab():
             text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder").float()
     model = Denoiser(unet, text_encoder).to(plan.device).train()
-    if plan.device == "cpu":  # flash attention's backward is a quarter of a step there; plain attention is not
+    if (
+        plan.device == "cpu"
+    ):  # flash attention's backward is a quarter of a step there; plain attention is not
         unet.set_attn_processor(AttnProcessor())
     scheduler = build_noise_scheduler()
     device = corpus.kinds.device

@@ -16,6 +16,7 @@ from dual_anodiff.config import FinetuneConfig, GenerateConfig
 from dual_anodiff.demo_data import DEMO_CATEGORIES, write_demo_data
 from dual_anodiff.images import Shot, load_image
 from dual_anodiff.masks import iou
+from dual_anodiff.normals import adapt
 from dual_anodiff.pipeline import generate_pairs
 from dual_anodiff.pretrain import fidelity
 from dual_anodiff.pretrain.corpus import (
@@ -86,8 +87,11 @@ def evaluate(
     for category in categories:
         judge = train_judge(category, out / "judge", num_steps=judge_steps, device=device)
         tell(f"judge_{category}", rounded({"held_out_iou": judge.iou, "held_out_accuracy": judge.accuracy}))
+        settings, normals = adapt_base(base, category, out, device=device)
         for defect in DEMO_CATEGORIES[category].defect_types:
-            figure = judge_pairs(base, category, defect, judge, out, num_pairs=num_pairs, device=device)
+            figure = judge_pairs(
+                settings, normals, category, defect, judge, out, num_pairs=num_pairs, device=device
+            )
             tell(f"pairs_{category}_{defect}", figure)
     return figures
 
@@ -107,26 +111,49 @@ def guidance_sheet(pipe: Any, path: Path, guidance_scale: float) -> None:
     contact_sheet(pictures, path, 10)
 
 
+def adapt_base(base: Path, category: str, out: Path, *, device: str) -> tuple[FinetuneConfig, Path]:
+    """Make the base familiar with a demo category's normals, with the demo's own settings; and those settings."""
+    demo = yaml.safe_load(DEMO_PRESET.read_text())
+    named = yaml.safe_dump(demo["finetune"]).replace("{category}", category)
+    settings = FinetuneConfig(**yaml.safe_load(named), base=str(base))
+    (folder,) = write_demo_data(out / "demo-data", categories=[category])
+    normals = out / f"{base.name}-{category}-normals"
+    normals.mkdir(parents=True, exist_ok=True)
+    if not (normals / "normals.json").is_file():
+        images = sorted((folder / "train" / "good").iterdir())
+        adapt(images, settings, normals, device=device, checkpoint=out / f"{base.name}-{category}-normals.pt")
+    return settings, normals
+
+
 def judge_pairs(
-    base: Path, category: str, defect: str, judge: Judge, out: Path, *, num_pairs: int, device: str
+    settings: FinetuneConfig,
+    normals: Path,
+    category: str,
+    defect: str,
+    judge: Judge,
+    out: Path,
+    *,
+    num_pairs: int,
+    device: str,
 ) -> dict[str, Any]:
     """Fine-tune on a few shots of a demo defect as the demo does, draw pairs, and let the judge speak.
 
     shows_defect: share of pairs that the judge gives the asked name. mask_iou: the pair's mask against the judge's
     difference image, a pair without a mask counting 0.
     """
-    demo = yaml.safe_load(DEMO_PRESET.read_text())
-    settings = FinetuneConfig(**demo["finetune"], base=str(base))
-    named = settings.model_copy(update={
-        name: getattr(settings, name).replace("{category}", category).replace("{defect_type}", defect)
+    prompts = {
+        name: getattr(settings, name).replace("{defect_type}", defect)
         for name in ("image_prompt", "anomaly_prompt")
-    })  # fmt: skip
-    (folder,) = write_demo_data(out / "demo-data", categories=[category])
+    }
+    folder = out / "demo-data" / category
     images = sorted((folder / "test" / defect).iterdir())[:FEW_SHOTS]
     shots = [Shot(i, folder / "ground_truth" / defect / f"{i.stem}_mask.png") for i in images]
-    work = out / f"{base.name}-{category}-{defect}"
-    train(shots, named, work / "adapter", device=device, checkpoint=work / "training.pt")
-    config = GenerateConfig(**demo["generate"] | {"num_pairs": num_pairs})
+    work = out / f"{Path(settings.base).name}-{category}-{defect}"
+    if not (work / "adapter" / "adapter.json").is_file():
+        named = settings.model_copy(update=prompts)
+        train(shots, named, work / "adapter", device=device, normals=normals, checkpoint=work / "training.pt")
+    preset = yaml.safe_load(DEMO_PRESET.read_text())["generate"]
+    config = GenerateConfig(**preset | {"num_pairs": num_pairs})
     pairs = generate_pairs(work / "adapter", config, work / "pairs", device=device)
     pictures = torch.stack([load_image(work / "pairs" / p) for p in pairs["image_path"]])
     masks = torch.stack([_mask(work / "pairs" / p) for p in pairs["mask_path"]])

@@ -35,7 +35,7 @@ class Judge:
     @torch.no_grad()
     def difference(self, images: Tensor) -> Tensor:
         """The picture minus what it would be without its defect. Shape: (b, 3, h, w) in [-1, 1] → the same."""
-        return torch.cat([_clean(self.model, part)[0] for part in images.split(BLOCK)])
+        return torch.cat([self.model(part)[0] for part in images.split(BLOCK)])
 
     @torch.no_grad()
     def masks(self, images: Tensor) -> Tensor:
@@ -46,11 +46,6 @@ class Judge:
     def names(self, images: Tensor) -> list[str]:
         logits = torch.cat([self.model(part)[1] for part in images.split(BLOCK)])
         return [self.labels[int(i)] for i in logits.argmax(1)]
-
-
-def _clean(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    difference, logits = model(images)
-    return difference, logits
 
 
 def labels_of(category: str) -> tuple[str, ...]:
@@ -65,8 +60,10 @@ def draw_labelled(category: str, label: str, generator: torch.Generator) -> tupl
     return drawn.image, drawn.normal, drawn.mask.float()
 
 
-def train_judge(category: str, work: Path, *, num_steps: int, device: str, seed: int = 0) -> Judge:
-    """Train on drawn pictures of the category, fit the threshold on 256 held-out ones, measure on 256 others."""
+def train_judge(
+    category: str, work: Path, *, num_steps: int, device: str, num_blocks: int = 96, seed: int = 0
+) -> Judge:
+    """Train on about `num_blocks` × 16 drawn pictures; fit the threshold on held-out ones, measure on others again."""
     labels = labels_of(category)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -74,7 +71,7 @@ def train_judge(category: str, work: Path, *, num_steps: int, device: str, seed:
         "tu-resnet10t", encoder_weights=None, classes=3, decoder_channels=(96, 64, 48, 32, 16),
         aux_params={"classes": len(labels), "pooling": "max"},
     ).to(device, memory_format=torch.channels_last)  # fmt: skip
-    pool = _pool(category, labels, blocks_each=math.ceil(96 / len(labels)), seed=seed)
+    pool = _pool(category, labels, blocks_each=math.ceil(num_blocks / len(labels)), seed=seed)
 
     def loss(step: int) -> Tensor:
         model.train()

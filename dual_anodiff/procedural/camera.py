@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from io import BytesIO
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from dual_anodiff.procedural.noise import fractal_noise, value_noise
 from dual_anodiff.procedural.surface import Surface
@@ -129,6 +131,9 @@ def _blur(picture: Tensor, sigma: tuple[Tensor, Tensor]) -> Tensor:
 
 def _jpeg(picture: Tensor, quality: Tensor) -> Tensor:
     """Through JPEG and back. Shape: (b, 3, h, w) in [0, 1] → the same in 0..255, float."""
-    frames = (picture * 255).round().byte()
-    files = [encode_jpeg(frame, int(q)) for frame, q in zip(frames, quality, strict=True)]
-    return torch.stack([decode_jpeg(file, ImageReadMode.RGB) for file in files]).float()
+    frames = (picture * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    for frame, q in zip(frames, quality.tolist(), strict=True):
+        file = BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=q)
+        frame[:] = np.asarray(Image.open(file))
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float()

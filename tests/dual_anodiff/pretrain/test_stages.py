@@ -10,9 +10,11 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from dual_anodiff.pretrain.corpus import (
+    BLOCK,
     KIND_NAMES,
     Corpus,
     anomaly_caption,
+    draw_block,
     image_caption,
     read_corpus,
     suitable_defects,
@@ -47,7 +49,7 @@ def plan(num_steps: int, batch_size: int = 2, deadline: float = float("inf")) ->
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(folder, 2400, 64, seed=0)
+    write_corpus(folder, 1024, 64, seed=0)
     return read_corpus(folder)
 
 
@@ -59,12 +61,17 @@ def test_corpus_holds_every_kind_with_only_the_defects_that_suit_it(corpus: Corp
     assert corpus.masks[corpus.defects > 0].flatten(1).any(1).float().mean() > 0.98
 
 
-def test_same_seed_same_corpus_whatever_the_number_of_processes(corpus: Corpus, tmp_path: Path) -> None:
-    write_corpus(tmp_path, 2400, 64, seed=0)
-    again = read_corpus(tmp_path)
-    assert torch.equal(again.images, corpus.images)
+def test_a_block_depends_on_seed_and_number_alone_and_is_not_drawn_twice(tmp_path: Path) -> None:
+    write_corpus(tmp_path, 3 * BLOCK, 64, seed=5)
+    corpus = read_corpus(tmp_path)
+    for number in (2, 0):
+        at = number * BLOCK
+        block = (number, int(corpus.kinds[at]), int(corpus.defects[at]))
+        image, mask = draw_block(block, size_px=64, seed=5)
+        assert torch.equal(corpus.images[at : at + BLOCK], torch.from_numpy(image))
+        assert torch.equal(corpus.masks[at : at + BLOCK], torch.from_numpy(mask))
     written = (tmp_path / "images.npy").stat().st_mtime_ns
-    write_corpus(tmp_path, 2400, 64, seed=0)
+    write_corpus(tmp_path, 3 * BLOCK, 64, seed=5)
     assert (tmp_path / "images.npy").stat().st_mtime_ns == written
 
 
@@ -81,7 +88,7 @@ def test_an_untrained_vae_already_returns_the_picture_blurred_and_in_colour(corp
     torch.manual_seed(0)
     vae = build_vae()
     start_as_blur(vae)
-    image, _ = corpus.batch(torch.arange(0, 2400, 120))
+    image, _ = corpus.batch(torch.arange(0, 1024, 50))
     output = reconstruct(vae, image)
     chroma, kept = (x - x.mean(1, keepdim=True) for x in (image, output))
     assert (kept - chroma).abs().mean() < 0.75 * chroma.abs().mean()
@@ -100,15 +107,15 @@ def test_crops_keep_picture_and_mask_together_and_mostly_hold_the_defect() -> No
     )
 
 
-def test_a_lost_scratch_costs_as_much_as_a_lost_stain() -> None:
-    """Per picture, not per pixel: a mask a tenth as large weighs its pixels more."""
+def test_a_pixel_of_a_lost_scratch_costs_more_than_one_of_a_lost_stain() -> None:
     target = torch.zeros(1, 3, 64, 64)
-    losses = []
+    cost_each = []
     for width in (2, 20):
         mask = torch.zeros(1, 1, 64, 64)
         mask[..., 10 : 10 + width, 10:50] = 1
-        losses.append(float(reconstruction_loss(0.5 * mask.expand(-1, 3, -1, -1), target, mask)))
-    assert losses[0] > 0.5 * losses[1]
+        loss = reconstruction_loss(0.5 * mask.expand(-1, 3, -1, -1), target, mask)
+        cost_each.append(float(loss / mask.sum()))
+    assert cost_each[0] > 1.5 * cost_each[1]
 
 
 def test_fit_keeps_its_deadline_and_goes_on_as_if_uninterrupted(
