@@ -8,7 +8,7 @@ DEMO := .anodiff
 .PHONY: test demo check lint lock clean mini evaluate
 
 test: $(INSTALLED)  ## run the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 demo: $(INSTALLED)  ## the whole chain on drawn parts; a second time everything is found done
 	$(BIN)/anodiff data demo $(DEMO)/demo-data

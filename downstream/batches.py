@@ -12,12 +12,14 @@ from downstream.errors import TrainingSetError
 def draw_batches(sources: Sequence[str], config: LocalizeConfig, seed: int) -> Iterator[NDArray[np.int64]]:
     """Row numbers of batch after batch: normal_share normals; of the rest, real_share real defects.
 
-    `sources` says for each training row "normal", "real" or "generated". Within a source every row comes
+    `sources` says for each training row "normal", "real", or how its pair was made. Within a source every row comes
     once before any comes twice. Shares hold on average over batches (a batch of 8 with a share of .3
     alternates 2 and 3), and a handful of real defects is not drowned by hundreds of generated ones. Raises:
     TrainingSetError if there is no anomalous row, or no normal one although normal_share asks for some.
     """
-    of = {name: np.flatnonzero(np.asarray(sources) == name) for name in ("normal", "real", "generated")}
+    # Copied, Perlin and generated pairs are drawn alike: a training set has one of the three at most.
+    kinds = np.array([source if source in ("normal", "real") else "generated" for source in sources])
+    of = {name: np.flatnonzero(kinds == name) for name in ("normal", "real", "generated")}
     if len(of["real"]) + len(of["generated"]) == 0:
         raise TrainingSetError("training rows hold no anomalous picture: nothing to learn from.")
     if len(of["normal"]) == 0 and config.normal_share > 0:

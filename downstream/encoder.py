@@ -1,4 +1,4 @@
-"""The U-Net and where its encoder's weights come from: a folder, a local file, the hub, or a random start.
+"""Where an encoder's weights come from (a folder, a local file, the hub, a random start), and the U-Net on it.
 
 An encoder folder (the format of the bundled one) holds model.safetensors, a timm state dict in timm's own
 naming, and config.json:
@@ -10,9 +10,9 @@ with, where the weights need it, "model_args" (handed to timm, such as {"pad_typ
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,10 +20,6 @@ from torch import Tensor, nn
 
 from downstream.config import DEPTH
 from downstream.errors import EncoderError
-
-LOCAL_HINT = (
-    "set localize.encoder_weights to a local safetensors file, or localize.encoder to an encoder folder"
-)
 
 PRIOR = 0.01  # probability of defect that an untrained head gives each pixel
 
@@ -55,27 +51,37 @@ def build_unet(
     Shape: the network maps (b, 3, h, w) to (b, 1, h, w), h and w multiples of 32.
     Raises: EncoderError that names the option to change.
     """
+    spec, weights = resolve_encoder(encoder, encoder_weights)
+    if weights == "hub":
+        return from_hub(spec, lambda: empty_unet(spec, decoder_channels, pretrained=True)), spec
+    network = empty_unet(spec, decoder_channels)
+    if isinstance(weights, Path):
+        load_encoder(network, weights)
+    return network, spec
+
+
+def resolve_encoder(
+    encoder: Path | str, encoder_weights: str | Path, *, section: str = "localize"
+) -> tuple[EncoderSpec, Path | Literal["hub", "random"]]:
+    """What to build, and the file to load or where else weights are from; `section` is the config's.
+
+    Raises: EncoderError that names the option to change.
+    """
     folder = Path(encoder)
     if folder.is_dir():
-        spec = read_spec(folder)
-        network = empty_unet(spec, decoder_channels)
-        load_encoder(network, folder / "model.safetensors")
-        return network, spec
+        return read_spec(folder), folder / "model.safetensors"
     if encoder == "bundled":
         raise EncoderError(
             'encoder "bundled": this library has no weights of its own; pass the bundled folder\'s path.'
         )
     if isinstance(encoder, Path) or "/" in str(encoder):
         raise EncoderError(
-            f"localize.encoder: no folder {encoder}. Give an existing folder or a timm model name."
+            f"{section}.encoder: no folder {encoder}. Give an existing folder or a timm model name."
         )
-    spec = _timm_spec(encoder)
+    spec = _timm_spec(encoder, section)
     if encoder_weights == "hub":
-        return _hub_unet(spec, decoder_channels), spec
-    network = empty_unet(spec, decoder_channels)
-    if encoder_weights != "random":
-        load_encoder(network, Path(encoder_weights))
-    return network, spec
+        return spec, "hub"
+    return spec, "random" if encoder_weights == "random" else Path(encoder_weights)
 
 
 def empty_unet(spec: EncoderSpec, decoder_channels: Sequence[int], *, pretrained: bool = False) -> nn.Module:
@@ -118,7 +124,20 @@ def read_spec(folder: Path) -> EncoderSpec:
 
 
 def load_encoder(network: nn.Module, path: Path) -> None:
-    """Copy a timm state dict into a U-Net's encoder; every encoder tensor must be found, with its shape.
+    """load_weights into a U-Net's encoder."""
+    encoder: Any = network.encoder
+    load_weights(encoder.model, path, encoder.name)
+
+
+def load_weights(
+    module: nn.Module,
+    path: Path,
+    architecture: str,
+    *,
+    section: str = "localize",
+    fresh: Collection[str] = (),
+) -> None:
+    """Copy a timm state dict into `module`; every tensor but those in `fresh` must be found, with its shape.
 
     timm's features-only wrapper renames "stages.0" to "stages_0" in some families, so names are compared
     with dots for underscores. Left over in the file may be what lies behind the last feature map (head,
@@ -131,38 +150,38 @@ def load_encoder(network: nn.Module, path: Path) -> None:
         state = load_file(path)
     except FileNotFoundError as error:
         raise EncoderError(
-            f"{path}: no such file. It should hold the encoder's weights; {LOCAL_HINT}."
+            f"{path}: no such file. It should hold the encoder's weights; {_local_hint(section)}."
         ) from error
     except (SafetensorError, OSError) as error:
         raise EncoderError(f"{path}: is not a safetensors file ({error}).") from error
     found = {_dotted(name): tensor for name, tensor in state.items()}
-    encoder: Any = network.encoder
-    wanted: dict[str, Tensor] = encoder.model.state_dict()
+    whole: dict[str, Tensor] = module.state_dict()
+    wanted = {name: tensor for name, tensor in whole.items() if name not in fresh}
     if len(found) != len(state) or len({_dotted(name) for name in wanted}) != len(wanted):
         raise EncoderError(f"{path}: two tensors have names that differ by dot and underscore only.")
     # num_batches_tracked only counts, and converters often leave it out.
     missing = [n for n in wanted if _dotted(n) not in found and not n.endswith("num_batches_tracked")]
     if missing:
         raise EncoderError(
-            f"{path}: {len(missing)} of {len(wanted)} tensors of encoder {encoder.name} are not in it, first "
+            f"{path}: {len(missing)} of {len(wanted)} tensors of encoder {architecture} are not in it, first "
             f"{missing[:3]}; it holds {list(state)[:3]}. Give weights of that timm model, in timm's naming."
         )
-    loaded = {}
+    loaded = dict(whole)
     for name, tensor in wanted.items():
         given = found.get(_dotted(name), tensor)
         if given.shape != tensor.shape:
             raise EncoderError(
-                f"{path}: {name} is {tuple(given.shape)}, encoder {encoder.name} wants {tuple(tensor.shape)}."
+                f"{path}: {name} is {tuple(given.shape)}, encoder {architecture} wants {tuple(tensor.shape)}."
             )
         loaded[name] = given.to(tensor.dtype)
-    encoder.model.load_state_dict(loaded)
+    module.load_state_dict(loaded)
 
 
 def train_mode(network: nn.Module, spec: EncoderSpec) -> None:
-    """Put the network into training mode, but batch norm whose statistics must stay."""
+    """Put a U-Net (or a bare encoder) into training mode, but batch norm whose statistics must stay."""
     network.train()
     if spec.freeze_batch_norm:
-        encoder: Any = network.encoder
+        encoder: Any = network.encoder if hasattr(network, "segmentation_head") else network
         for module in encoder.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
@@ -172,13 +191,17 @@ def _dotted(name: str) -> str:
     return name.replace("_", ".")
 
 
-def _timm_spec(name: str) -> EncoderSpec:
+def _local_hint(section: str) -> str:
+    return f"set {section}.encoder_weights to a local safetensors file, or {section}.encoder to an encoder folder"
+
+
+def _timm_spec(name: str, section: str) -> EncoderSpec:
     """Mean and standard deviation that timm's weights of this name were trained with."""
     import timm
 
     if not timm.is_model(name):
         raise EncoderError(
-            f"localize.encoder: {name!r} is neither a folder nor a timm model. "
+            f"{section}.encoder: {name!r} is neither a folder nor a timm model. "
             f"Names like it: {timm.list_models(f'*{name}*')[:5]}"
         )
     cfg = timm.get_pretrained_cfg(name)
@@ -186,17 +209,17 @@ def _timm_spec(name: str) -> EncoderSpec:
     return EncoderSpec(architecture=name, mean=mean, std=std)
 
 
-def _hub_unet(spec: EncoderSpec, decoder_channels: Sequence[int]) -> nn.Module:
-    """U-Net with the hub's pretrained encoder; any failure becomes one error that names the local way."""
+def from_hub(spec: EncoderSpec, build: Callable[[], nn.Module], *, section: str = "localize") -> nn.Module:
+    """What `build` loads from the hub; any failure becomes one error that names the local way."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return empty_unet(spec, decoder_channels, pretrained=True)
+            return build()
     except Exception as error:  # the hub client raises OSError, httpx, requests and its own, by version
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise EncoderError(
             f"encoder {spec.architecture}: its pretrained weights could not be had from the hub ({reason}). "
-            f"Offline, {LOCAL_HINT}; localize.encoder_weights: random starts from random weights."
+            f"Offline, {_local_hint(section)}; {section}.encoder_weights: random starts from random weights."
         ) from error
 
 

@@ -1,38 +1,41 @@
 """Did it help? The difference of a metric between two models on the same test pictures, with an interval.
 
-Paired bootstrap: pictures are drawn with replacement within their label, the same draw for both models
+Paired bootstrap: pictures are drawn with replacement within their label, the same draw for all models
 (and, with several seeds, seeds are drawn too); the spread of the difference is its 95 % interval. Each
-picture is reduced to counts by score level once, so that a redraw is a weighted sum of counts and not
-another sort of all pixels. Levels are the float16 values of the maps: for maps that hold float16 values
-(ours) the result is exact, not binned.
+picture is reduced to counts once (downstream/counts.py), so that a redraw is a weighted sum of counts and not
+another sort of all pixels; for maps that hold float16 values (ours) the result is exact, not binned.
+One computation for localization, detection and classification: what differs is which counts a picture leaves.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from downstream.class_predictions import ClassPredictions
+from downstream.counts import Floats, curve_areas, image_counts, pixel_counts
 from downstream.errors import PredictionError
-from downstream.metrics import FPR_LIMIT
 from downstream.prediction import Predictions
 
-Metric = Literal[
+MapMetric = Literal[
     "image_auroc", "image_ap", "image_f1_max", "escape_rate", "overkill_rate",
     "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
 ]  # fmt: skip
-METRICS: tuple[Metric, ...] = (
-    "image_auroc", "image_ap", "image_f1_max", "escape_rate", "overkill_rate",
-    "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
-)  # fmt: skip
+ClassMetric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+Metric = MapMetric | ClassMetric
+METRICS: tuple[MapMetric, ...] = get_args(MapMetric)
+CLASS_METRICS: tuple[ClassMetric, ...] = get_args(ClassMetric)
 LOWER_IS_BETTER = {"escape_rate", "overkill_rate"}
 Verdict = Literal["helps", "hurts", "no difference shown", "too few test pictures"]
 # Below ten of a kind one picture moves a rate by more than 10 points and percentile intervals are too short.
 MIN_PICTURES = 10
+BASELINES = ("real", "perlin")
 
-Floats = NDArray[np.float64]
+Runs = Sequence[Predictions] | Sequence[ClassPredictions]
+Run = Predictions | ClassPredictions
 
 
 @dataclass(frozen=True)
@@ -51,55 +54,33 @@ class LiftResult:
     verdict: Verdict
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Pixels (or pictures) of each picture by score level, highest level first.
-
-    Shape: defect, good (n, levels); overlap (n, levels) sums pixel / area of its region; regions (n,).
-    """
-
-    defect: Floats
-    good: Floats
-    overlap: Floats
-    regions: Floats
-
-
 def lift(
-    baseline: Sequence[Predictions],
-    value: Sequence[Predictions],
+    baseline: Runs,
+    value: Runs,
     *,
-    metrics: Sequence[Metric] = METRICS,
+    metrics: Sequence[Metric] | None = None,
     resamples: int = 500,
     min_pictures: int = MIN_PICTURES,
     seed: int = 0,
 ) -> list[LiftResult]:
     """Compare two models, each given as its predictions of one or more seeds, all on the same test pictures.
 
+    Without `metrics` all that the predictions have: METRICS for maps and scores, CLASS_METRICS for classes.
     Baseline and value are means over seeds. With one seed the interval is over pictures only. The interval
-    is a percentile one of `resamples` draws. Raises: PredictionError if a side is empty or the pictures
-    differ.
+    is a percentile one of `resamples` draws. No verdict is given with fewer than `min_pictures` good or
+    defect pictures, nor, where every class counts alike, with a smaller class. Raises: PredictionError if a
+    side is empty or the pictures differ.
     """
-    _check_same_pictures([*baseline, *value])
-    if not baseline or not value:
-        raise PredictionError("lift needs predictions of at least one seed on each side.")
-    generator = np.random.default_rng(seed)
-    first = value[0]
-    n_defect = int(first.label_index.sum())
-    n_good = len(first.label_index) - n_defect
-    # Row 0 is the test set itself, each picture once.
-    weights = np.vstack([np.ones(len(first.label)), _redraws(first.label, resamples, generator)])
-    sides = []
-    for runs in (baseline, value):
-        of_run = [_evaluate(run, weights, metrics) for run in runs]
-        drawn = generator.integers(0, len(runs), (resamples, len(runs)))
-        sides.append({metric: _mean_over_seeds([r[metric] for r in of_run], drawn) for metric in metrics})
-    n_seeds = min(len(baseline), len(value))
-    enough = min(n_good, n_defect) >= min_pictures
+    metrics = metrics or metrics_of([*baseline, *value])
+    sides = bootstrap([baseline, value], metrics, resamples=resamples, seed=seed)
+    n_good, n_defect = n_pictures(value[0])
     results = []
     for metric in metrics:
         a, b = sides[0][metric], sides[1][metric]
-        low, high = _interval((b - a)[1:])
-        verdict = _verdict(metric, low, high) if enough else "too few test pictures"
+        low, high = interval((b - a)[1:])
+        verdict = _verdict(metric, low, high)
+        if smallest_kind(value[0], metric) < min_pictures:
+            verdict = "too few test pictures"
         results.append(
             LiftResult(
                 metric,
@@ -110,11 +91,85 @@ def lift(
                 high,
                 n_good,
                 n_defect,
-                n_seeds,
+                min(len(baseline), len(value)),
                 verdict,
             )
         )
     return results
+
+
+def lift_table(
+    runs: Mapping[str, Mapping[int, Run]],
+    *,
+    baselines: Sequence[str] = BASELINES,
+    resamples: int = 500,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Each training set against each baseline there is, over the seeds that both have.
+
+    `runs`: one model's predictions by training set and seed. A seed that failed on one side must not tilt the
+    comparison, so it is left out on both. Columns: training_set, against, and LiftResult's fields.
+    """
+    columns = ["training_set", "against", *(field.name for field in fields(LiftResult))]
+    rows = []
+    for against in baselines:
+        for name, of_seed in runs.items():
+            common = sorted(set(of_seed) & set(runs.get(against, {})))
+            if name == against or not common:
+                continue
+            sides = [[runs[side][each] for each in common] for side in (against, name)]
+            for result in lift(_one_kind(sides[0]), _one_kind(sides[1]), resamples=resamples, seed=seed):
+                rows.append({"training_set": name, "against": against, **asdict(result)})
+    return pd.DataFrame(rows, columns=columns)
+
+
+def bootstrap(
+    sides: Sequence[Runs], metrics: Sequence[Metric], *, resamples: int, seed: int
+) -> list[dict[str, Floats]]:
+    """Each side's metrics on the test set (row 0) and on redraws of its pictures, the same for all sides.
+
+    A side's value is the mean over its seeds, which are redrawn, too. Shape: each (1 + resamples,). Raises:
+    PredictionError if a side is empty or the pictures differ.
+    """
+    if not all(sides):
+        raise PredictionError("lift needs predictions of at least one seed on each side.")
+    first = sides[0][0]
+    _check_same_pictures([run for side in sides for run in side])
+    generator = np.random.default_rng(seed)
+    # Row 0 is the test set itself, each picture once.
+    weights = np.vstack([np.ones(len(first.label)), _redraws(first.label, resamples, generator)])
+    values: list[dict[str, Floats]] = []
+    for runs in sides:
+        of_run = [_evaluate(run, weights, metrics) for run in runs]
+        drawn = generator.integers(0, len(runs), (resamples, len(runs)))
+        values.append({metric: _mean_over_seeds([r[metric] for r in of_run], drawn) for metric in metrics})
+    return values
+
+
+def metrics_of(runs: Sequence[Run]) -> Sequence[Metric]:
+    """All metrics of these runs' kind. Raises: PredictionError if they are of two kinds."""
+    return CLASS_METRICS if _one_kind(runs) and isinstance(runs[0], ClassPredictions) else METRICS
+
+
+def n_pictures(run: Run) -> tuple[int, int]:
+    """Good and defect pictures."""
+    good = run.label == "good" if isinstance(run, ClassPredictions) else run.label_index == 0
+    return int(good.sum()), int((~good).sum())
+
+
+def smallest_kind(run: Run, metric: str) -> int:
+    """Pictures of the rarest kind that this metric weighs on its own: good, defect, or every class alike."""
+    if metric in ("balanced_accuracy", "macro_f1"):
+        return int(np.unique(run.label, return_counts=True)[1].min(initial=len(run.label)))
+    return min(n_pictures(run))
+
+
+def interval(draws: Floats) -> tuple[float, float]:
+    """2.5 and 97.5 percentiles; NaN if any redraw leaves the metric undefined."""
+    if np.isnan(draws).any():
+        return float("nan"), float("nan")
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _verdict(metric: str, low: float, high: float) -> Verdict:
@@ -126,19 +181,21 @@ def _verdict(metric: str, low: float, high: float) -> Verdict:
     return "helps" if (low > 0) != (metric in LOWER_IS_BETTER) else "hurts"
 
 
-def _interval(differences: Floats) -> tuple[float, float]:
-    """2.5 and 97.5 percentiles; NaN if any redraw leaves the metric undefined."""
-    if np.isnan(differences).any():
-        return float("nan"), float("nan")
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return float(low), float(high)
+def _one_kind(runs: Sequence[Run]) -> Runs:
+    """The runs, all of the first one's kind. Raises: PredictionError."""
+    if len({type(run) for run in runs}) > 1:
+        raise PredictionError(
+            "predictions of classes and of anomaly maps cannot be compared with each other."
+        )
+    return runs  # type: ignore[return-value]  # checked just now, at run time
 
 
-def _check_same_pictures(runs: Sequence[Predictions]) -> None:
+def _check_same_pictures(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
-        if not np.array_equal(run.image_path, runs[0].image_path):
+        same = np.array_equal(run.image_path, runs[0].image_path)
+        if not same or not np.array_equal(run.label, runs[0].label):
             raise PredictionError(
-                "predictions are of different test pictures, or in another order "
+                "predictions are of different test pictures, or in another order or labelled otherwise "
                 f"({len(runs[0].image_path)} and {len(run.image_path)} rows): evaluate both on the same rows."
             )
 
@@ -161,8 +218,16 @@ def _mean_over_seeds(per_run: Sequence[Floats], drawn: NDArray[np.int64]) -> Flo
     return np.concatenate([[table[:, 0].mean()], redrawn])
 
 
-def _evaluate(run: Predictions, weights: Floats, metrics: Sequence[Metric]) -> dict[str, Floats]:
+def _evaluate(run: Run, weights: Floats, metrics: Sequence[Metric]) -> dict[str, Floats]:
     """Every metric under every row of picture weights. Shape: weights (r, n) → each (r,)."""
+    if isinstance(run, ClassPredictions):
+        values = _evaluate_classes(run, weights)
+    else:
+        values = _evaluate_maps(run, weights, pixels=any(m.startswith(("pixel", "aupro")) for m in metrics))
+    return {metric: values[metric] for metric in metrics}
+
+
+def _evaluate_maps(run: Predictions, weights: Floats, *, pixels: bool) -> dict[str, Floats]:
     truth = run.label_index.astype(bool)
     refused = run.pred_score >= run.image_threshold
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is how an undefined metric becomes NaN
@@ -170,80 +235,26 @@ def _evaluate(run: Predictions, weights: Floats, metrics: Sequence[Metric]) -> d
             "escape_rate": weights[:, truth & ~refused].sum(1) / weights[:, truth].sum(1),
             "overkill_rate": weights[:, ~truth & refused].sum(1) / weights[:, ~truth].sum(1),
         }
-        values |= {f"image_{k}": v for k, v in _from_counts(_image_counts(run), weights).items()}
-        if any(metric.startswith(("pixel", "aupro")) for metric in metrics):
-            pixel = _from_counts(_pixel_counts(run), weights)
-            values |= {f"pixel_{k}": v for k, v in pixel.items()} | {"aupro": pixel["aupro"]}
-    return {metric: values[metric] for metric in metrics}
+    of_images = curve_areas(image_counts(run.pred_score, run.label_index), weights)
+    values |= {f"image_{name}": value for name, value in of_images.items()}
+    if pixels:
+        of_pixels = curve_areas(pixel_counts(run.anomaly_map, run.gt_mask), weights)
+        values |= {f"pixel_{name}": value for name, value in of_pixels.items()}
+        values["aupro"] = of_pixels["aupro"]
+    return values
 
 
-def _image_counts(run: Predictions) -> Counts:
-    """One count a picture, at its score's level."""
-    levels, level = np.unique(run.pred_score, return_inverse=True)
-    one = np.zeros((len(level), len(levels)))
-    one[np.arange(len(level)), len(levels) - 1 - level] = 1.0
-    truth = run.label_index.astype(bool)[:, None]
-    return Counts(one * truth, one * ~truth, one * 0, truth[:, 0].astype(np.float64))
-
-
-def _pixel_counts(run: Predictions) -> Counts:
-    """Each picture's pixels by the float16 level of the map."""
-    maps = run.anomaly_map
-    if maps.min() < 0 or maps.max() > 1:  # distances and the like; ranks are all that counts
-        maps = (maps - maps.min()) / (maps.max() - maps.min())
-    # The bits of non-negative float16 numbers, read as integers, are in the numbers' order.
-    levels, level = np.unique((maps.astype(np.float16) + np.float16(0)).view(np.uint16), return_inverse=True)
-    n, k = len(maps), len(levels)
-    level = (k - 1 - level).reshape(n, -1)
-    defect, good, overlap, regions = np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k)), np.zeros(n)
-    for i in range(n):
-        region, count = ndimage.label(run.gt_mask[i], structure=np.ones((3, 3)))
-        region = region.ravel()
-        area = np.bincount(region, minlength=count + 1)
-        inside = region > 0
-        good[i] = np.bincount(level[i][~inside], minlength=k)
-        defect[i] = np.bincount(level[i][inside], minlength=k)
-        overlap[i] = np.bincount(level[i][inside], weights=1 / area[region[inside]], minlength=k)
-        regions[i] = count
-    return Counts(defect, good, overlap, regions)
-
-
-def _from_counts(counts: Counts, weights: Floats) -> dict[str, Floats]:
-    """auroc, ap, f1_max and aupro for each row of weights, some rows at a time to bound memory.
-
-    Shape: weights (r, n) → each (r,).
-    """
-    parts = [_curve_areas(counts, rows) for rows in np.array_split(weights, max(1, len(weights) // 50))]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _curve_areas(counts: Counts, weights: Floats) -> dict[str, Floats]:
-    """The curves' areas out of counts summed over pictures.
-
-    With t, f the defect and good pixels at a level and T, F their sums from the top:
-    AUROC = Σ f·(T − t/2) / (T_all·F_all), AP = Σ t·T/(T+F) / T_all, F1-max = max 2T / (T_all + T + F).
-    """
-    t, f = weights @ counts.defect, weights @ counts.good  # (r, levels)
-    tp, fp = t.cumsum(1), f.cumsum(1)
-    defects, goods = tp[:, -1], fp[:, -1]
-    found = np.maximum(tp + fp, 1e-300)
-    undefined = (defects == 0) | (goods == 0)
-    areas = {
-        "auroc": (f * (tp - t / 2)).sum(1) / (defects * goods),
-        "ap": (t * tp / found).sum(1) / defects,
-        "f1_max": (2 * tp / (defects[:, None] + tp + fp)).max(1),
-        "aupro": _pro_area(
-            fp / goods[:, None], (weights @ counts.overlap).cumsum(1) / (weights @ counts.regions)[:, None]
-        ),
+def _evaluate_classes(run: ClassPredictions, weights: Floats) -> dict[str, Floats]:
+    """Recall and F1 = 2·TP / (true + predicted) of each class that the pictures hold, and their means."""
+    guess = run.pred_label
+    correct = guess == run.label
+    recall, f1 = [], []
+    for label in np.unique(run.label):
+        true, hits = weights[:, run.label == label].sum(1), weights[:, correct & (run.label == label)].sum(1)
+        recall.append(hits / true)  # a redraw keeps each label's number: never 0 / 0
+        f1.append(2 * hits / (true + weights[:, guess == label].sum(1)))
+    return {
+        "accuracy": weights[:, correct].sum(1) / weights.sum(1),
+        "balanced_accuracy": np.mean(recall, axis=0),
+        "macro_f1": np.mean(f1, axis=0),
     }
-    return {name: np.where(undefined, np.nan, area) for name, area in areas.items()}
-
-
-def _pro_area(fpr: Floats, pro: Floats) -> Floats:
-    """Trapezoids under pro(fpr) up to FPR_LIMIT, over FPR_LIMIT. Shape: (r, levels) → (r,)."""
-    zero = np.zeros((len(fpr), 1))
-    x0, x1 = np.hstack([zero, fpr[:, :-1]]), fpr
-    y0, y1 = np.hstack([zero, pro[:, :-1]]), pro
-    width = np.clip(np.minimum(x1, FPR_LIMIT) - x0, 0, None)
-    slope = (y1 - y0) / np.where(x1 > x0, x1 - x0, 1)
-    return (width * (y0 + slope * width / 2)).sum(1) / FPR_LIMIT

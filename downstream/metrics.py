@@ -1,7 +1,9 @@
-"""How good predictions are: AUROC, AP, F1-max, AUPRO, and what a line feels (escapes and overkill).
+"""How good predictions are: AUROC, AP, F1-max, AUPRO, AUPIMO, and what a line feels (escapes and overkill).
 
-All are exact (no binned thresholds): torchmetrics for AUROC and AP, anomalib for F1-max and AUPRO. A metric
-that is not defined (one class absent) is NaN, and metrics_table says why.
+All are exact (no binned thresholds). For one set of scores torchmetrics gives AUROC and AP, anomalib F1-max and
+AUPRO; metrics_table, which needs them for many groups of the same pictures, has them from counts by score
+level (downstream/counts.py), AUPIMO from anomalib. A metric that is not defined (one class absent) is NaN, and
+metrics_table says why.
 """
 
 import numpy as np
@@ -10,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from downstream.counts import FPR_LIMIT, best_cuts, curve_areas, image_counts, pixel_counts
+from downstream.defect_sizes import SIZES, sizes_of
+from downstream.pimo import aupimo
 from downstream.prediction import Predictions
 
-FPR_LIMIT = 0.3  # AUPRO integrates false-positive rates up to here (Bergmann et al. 2021)
+COLUMNS = ["defect_type", "size", "metric", "value", "n", "n_good", "n_defect", "note"]
 
 Floats = NDArray[np.floating]
 Truth = NDArray[np.bool_] | NDArray[np.integer]
@@ -79,27 +84,37 @@ def best_threshold(scores: Floats, labels: Truth) -> float:
     return float((above + ranked[last[best + 1]]) / 2) if best + 1 < len(last) else float(above)
 
 
-def metrics_table(predictions: Predictions) -> pd.DataFrame:
-    """All metrics over all pictures and, beside the good ones, for each defect type alone.
+def metrics_table(predictions: Predictions, mask_share: Floats | None = None) -> pd.DataFrame:
+    """All metrics over all pictures and, beside the good ones, for each defect type and each defect size alone.
 
-    Columns: defect_type ("all" or a type), metric, value, n, n_good, n_defect (pictures), note (why a value
-    is NaN).
+    Columns: defect_type ("all" or a type), size ("all" or a bin of defect_sizes.SIZES; with a bin, defect_type
+    is "all"), metric, value, n, n_good, n_defect (pictures), note (why a value is NaN). `mask_share`: share of
+    each picture that is defect, as defect_sizes.mask_shares reads it from the files; without it the share of
+    gt_mask, in which thin defects are larger. Rows named oracle_… are what a threshold set on these very
+    pictures would have given: no figure that a line could reach, but what the threshold of validation is
+    measured by (threshold_gap = threshold − oracle_threshold).
     """
     label, truth = predictions.label, predictions.label_index.astype(bool)
+    share = predictions.gt_mask.mean(axis=(1, 2)) if mask_share is None else np.asarray(mask_share)
+    size = np.where(truth, sizes_of(share), "")
+    groups = [("all", "all", truth)]
+    groups += [(each, "all", truth & (label == each)) for each in sorted(set(label[truth].tolist()))]
+    groups += [("all", each, size == each) for each in SIZES if (size == each).any()]
+    chosen = np.stack([~truth | defects for _, _, defects in groups])  # (groups, n)
+    per_picture, why_no_aupimo = aupimo(predictions.anomaly_map, predictions.gt_mask)
+    ranking = _ranking_of_groups(predictions, chosen.astype(np.float64))
     rows = []
-    for defect_type in ["all", *sorted(set(label[truth].tolist()))]:
-        chosen = ~truth | (label == defect_type) if defect_type != "all" else np.ones(len(truth), dtype=bool)
-        scores, labels = predictions.pred_score[chosen], predictions.label_index[chosen]
-        maps, masks = predictions.anomaly_map[chosen], predictions.gt_mask[chosen]
-        values = image_metrics(scores, labels) | pixel_metrics(maps, masks)
-        values |= threshold_metrics(scores, labels, predictions.image_threshold)
-        values["pixel_f1"] = _f1(maps >= predictions.pixel_threshold, masks)
-        n_defect = int(labels.sum())
-        n_good = len(labels) - n_defect
+    for row, (defect_type, of_size, defects) in enumerate(groups):
+        values = {name: float(column[row]) for name, column in ranking.items()}
+        values["aupimo"] = float(per_picture[defects].mean()) if defects.any() else float("nan")
+        values |= _threshold_rows(predictions, chosen[row], values)
+        n_defect, n_good = int(defects.sum()), int((~truth).sum())
         for metric, value in values.items():
             note = _why_undefined(n_good, n_defect) if np.isnan(value) else ""
-            rows.append((defect_type, metric, value, len(labels), n_good, n_defect, note))
-    return pd.DataFrame(rows, columns=["defect_type", "metric", "value", "n", "n_good", "n_defect", "note"])
+            if note and metric == "aupimo":
+                note = why_no_aupimo or note
+            rows.append((defect_type, of_size, metric, value, n_good + n_defect, n_good, n_defect, note))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def pixel_ap(maps: Tensor, masks: Tensor) -> float:
@@ -108,6 +123,42 @@ def pixel_ap(maps: Tensor, masks: Tensor) -> float:
     from torchmetrics.functional.classification import binary_average_precision
 
     return float(binary_average_precision(maps.flatten(), masks.flatten().long()))
+
+
+def _ranking_of_groups(
+    predictions: Predictions, weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """image_ and pixel_ auroc, ap, f1_max, aupro and the cuts with the best F1. Shape: (groups, n) → (groups,)."""
+    images = image_counts(predictions.pred_score, predictions.label_index)
+    pixels = pixel_counts(predictions.anomaly_map, predictions.gt_mask)
+    of_images, of_pixels = curve_areas(images, weights), curve_areas(pixels, weights)
+    values = {f"image_{name}": of_images[name] for name in ("auroc", "ap", "f1_max")}
+    values |= {f"pixel_{name}": of_pixels[name] for name in ("auroc", "ap", "f1_max")}
+    values["aupro"] = of_pixels["aupro"]
+    values["oracle_threshold"] = best_cuts(images, weights)
+    values["oracle_pixel_threshold"] = best_cuts(pixels, weights)
+    return values
+
+
+def _threshold_rows(
+    predictions: Predictions, chosen: NDArray[np.bool_], values: dict[str, float]
+) -> dict[str, float]:
+    """What the thresholds of validation give on the chosen pictures, and what the oracle's would have given."""
+    scores, labels = predictions.pred_score[chosen], predictions.label_index[chosen]
+    maps, masks = predictions.anomaly_map[chosen], predictions.gt_mask[chosen]
+    oracle = threshold_metrics(scores, labels, values["oracle_threshold"])
+    if np.isnan(values["oracle_threshold"]):  # nothing reaches NaN: rates of 0 would look like figures
+        oracle = dict.fromkeys(oracle, float("nan"))
+    return {
+        **threshold_metrics(scores, labels, predictions.image_threshold),
+        "pixel_f1": _f1(maps >= predictions.pixel_threshold, masks),
+        **{f"oracle_{name}": value for name, value in oracle.items()},
+        "oracle_pixel_f1": values["pixel_f1_max"],
+        "threshold": predictions.image_threshold,
+        "threshold_gap": predictions.image_threshold - values["oracle_threshold"],
+        "pixel_threshold": predictions.pixel_threshold,
+        "pixel_threshold_gap": predictions.pixel_threshold - values["oracle_pixel_threshold"],
+    }
 
 
 def _ranking_metrics(scores: Floats, truth: Truth) -> dict[str, float]:

@@ -117,12 +117,13 @@ def evaluate_localization(
 
     Columns as metrics.metrics_table gives them, with model "localization" in front.
     """
+    from downstream.defect_sizes import mask_shares
     from downstream.metrics import metrics_table
 
     out.mkdir(parents=True, exist_ok=True)
     predictions = predict(model_folder, test_rows, device=device, batch_size=batch_size)
     write_predictions(predictions, out / "predictions.npz")
-    table = metrics_table(predictions)
+    table = metrics_table(predictions, mask_shares(test_rows["mask_path"].tolist()))
     table.insert(0, "model", "localization")
     table.to_parquet(out / "metrics.parquet", index=False)
     return table

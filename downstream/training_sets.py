@@ -1,5 +1,6 @@
 """Training sets: which rows a model learns from, and the one validation set they all share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,8 +9,10 @@ import pandas as pd
 
 from downstream.errors import TrainingSetError
 
-TrainingSetName = Literal["real", "generated", "generated+real"]
+TrainingSetName = Literal["real", "copy-paste", "perlin", "generated", "generated+real"]
 COLUMNS = ["image_path", "mask_path", "label", "label_index", "source"]
+# Where a pair comes from, as far as its table says: kept for those who hand the rows on.
+PROVENANCE = ["run", "adapter_key", "seed", "index", "score"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class TrainingSet:
     """Rows to train on and rows to select and set thresholds on.
 
     Both have the columns image_path, mask_path ("" for normals), label, label_index and
-    source ("normal", "real" or "generated").
+    source ("normal", "real", "copy-paste", "perlin" or "generated"), and those of PROVENANCE that the pairs have.
     """
 
     name: str
@@ -30,16 +33,19 @@ def training_set(
     samples: pd.DataFrame,
     pairs: pd.DataFrame,
     *,
+    baselines: Mapping[str, pd.DataFrame] | None = None,
     val_share: float = 0.2,
     seed: int = 0,
 ) -> TrainingSet:
     """Choose the rows of one training set; validation depends on samples, pairs and seed, never on `name`.
 
     `samples`: rows of one category with image_path, mask_path, label, label_index, split. `pairs`:
-    generated pairs with image_path, mask_path, label. Train is the normals of split "train" plus the
+    generated pairs with image_path, mask_path, label; `baselines`: those of "copy-paste" and "perlin" by
+    name, as downstream.synthesis makes them. Train is the normals of split "train" plus the
     anomalous rows that `name` says; val is the normals of split "val" plus `val_share` of the pairs, on
     which no training set trains, so that checkpoints and thresholds are chosen alike for all and no real
-    defect picture is spent on it. Raises: TrainingSetError if a part is empty or a picture is on both
+    defect picture is spent on it. The same share of a baseline's pairs is left out, so that as many made
+    give as many to train on. Raises: TrainingSetError if a part is empty or a picture is on both
     sides.
     """
     _check_one_category(samples)
@@ -50,6 +56,13 @@ def training_set(
     match name:
         case "real":
             anomalous = shots
+        case "copy-paste" | "perlin":
+            made = (baselines or {}).get(name)
+            if made is None:
+                raise TrainingSetError(
+                    f"training set {name!r}: its pairs were not given. Make them with downstream.synthesis."
+                )
+            anomalous, _ = split_pairs(made, val_share=val_share, seed=seed, source=name)
         case "generated":
             anomalous = train_pairs
         case "generated+real":
@@ -75,18 +88,20 @@ def training_set(
 
 
 def split_pairs(
-    pairs: pd.DataFrame, *, val_share: float = 0.2, seed: int = 0
+    pairs: pd.DataFrame, *, val_share: float = 0.2, seed: int = 0, source: str = "generated"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Hold back `val_share` of the pairs of each defect type, at least one where there are two.
 
     Raises: TrainingSetError if there are no pairs, or too few to hold one back.
     """
+    if pairs.empty and source != "generated":
+        raise TrainingSetError(f"training set {source!r}: there are no pairs. Make at least two.")
     if pairs.empty:
         raise TrainingSetError(
             "there are no generated pairs: every training set, also `real`, is validated on held-back pairs. "
             "Run the generate stage first; if all pairs were refused, raise generate.num_pairs."
         )
-    rows = _rows(pairs.assign(label_index=1), "generated")
+    rows = _rows(pairs.assign(label_index=1), source)
     held_back = np.zeros(len(rows), dtype=bool)
     generator = np.random.default_rng(seed)
     for _, positions in sorted(rows.groupby("label").indices.items()):
@@ -95,7 +110,7 @@ def split_pairs(
             held_back[generator.permutation(positions)[:count]] = True
     if not held_back.any():
         raise TrainingSetError(
-            f"only {len(rows)} generated pair(s), but two of a defect type are needed, one to validate on. "
+            f"only {len(rows)} {source} pair(s), but two of a defect type are needed, one to validate on. "
             "Raise generate.num_pairs."
         )
     return rows[~held_back].reset_index(drop=True), rows[held_back].reset_index(drop=True)
@@ -109,4 +124,7 @@ def _check_one_category(samples: pd.DataFrame) -> None:
 
 def _rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     """The columns that a model reads, with where the row is from."""
-    return rows.assign(source=source)[COLUMNS].reset_index(drop=True)
+    kept = [name for name in PROVENANCE if name in rows]
+    # Whole numbers stay whole beside rows that have none.
+    whole = {name: "Int64" for name in kept if pd.api.types.is_integer_dtype(rows[name])}
+    return rows.assign(source=source)[[*COLUMNS, *kept]].astype(whole).reset_index(drop=True)

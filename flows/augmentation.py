@@ -9,7 +9,7 @@ from prefect.states import Completed, Failed
 from flows.category import CategoryOutcome, run_category
 from tasks.config import RunConfig
 from tasks.finetune import base_digest
-from tasks.localize import encoder_digest
+from tasks.models import check_encoders
 from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
 from tasks.report import RunSummary, write_run
 from tasks.runtime import StageOutcome, error_text, outcome, resolve_device, run
@@ -40,7 +40,7 @@ def augment(config: RunConfig) -> State[RunSummary]:
 def check_inputs(config: RunConfig) -> None:
     """Raises: an error of ours if models or device cannot be had, before hours are spent on what needs them."""
     base_digest(config.finetune)
-    encoder_digest(config.localize)
+    check_encoders(config)
     if config.device == "cuda":
         resolve_device(config.device)
 

@@ -1,5 +1,5 @@
-"""One category: prepare → adapt → finetune → generate, for each defect → localize, for each training set and seed →
-report. The base adapts to the category's normals once, where the run asks for it.
+"""One category: prepare → adapt → finetune → generate, for each defect → localize, classify, detect, for each training
+set and seed → report. The base adapts to the category's normals once, where the run asks for it.
 """
 
 from dataclasses import dataclass
@@ -9,14 +9,18 @@ from prefect import State, flow
 from prefect.states import Completed, Failed
 
 from tasks.artifacts import Artifact
+from tasks.classify import classify, plan_classify
 from tasks.config import RunConfig
+from tasks.detect import detect, plan_detect
 from tasks.finetune import finetune, plan_finetune
 from tasks.generate import generate, plan_generate
 from tasks.localize import localize, plan_localize
+from tasks.models import Pictures, Trained, why_not
 from tasks.normals import adapt, plan_adapt
 from tasks.prepare import defects_of, plan_prepare, prepare
-from tasks.report import Localized, plan_report, report
+from tasks.report import plan_report, report
 from tasks.runtime import StageOutcome, StageResult, outcome, run
+from tasks.synthesize import BASELINES, plan_synthesize, synthesize
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,13 @@ class CategoryOutcome:
     category: str
     stages: tuple[StageOutcome, ...]
     report: Artifact | None = None
+
+
+MODELS = {
+    "localize": (plan_localize, localize),
+    "classify": (plan_classify, classify),
+    "detect": (plan_detect, detect),
+}
 
 
 # Stages are tasks with content keys; a subflow called by position could adopt another one's result (Prefect #22259).
@@ -64,24 +75,44 @@ def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
     if not generated:
         return finished(CategoryOutcome(category, tuple(stages)))
 
-    localized: list[Localized] = []
-    for name, seed in product(config.localize.training_sets, config.localize.seeds):
-        model = plan_localize(config, prepared, generated, name, seed)
-        tested = run(
-            localize,
-            model,
-            prepared=prepared,
-            generated=generated,
-            training_set_name=name,
-            seed=seed,
-            config=config,
-        )
-        stages.append(outcome(model, tested))
-        if stages[-1].artifact is not None:
-            localized.append(Localized(name, seed, model))
+    baselines: dict[str, Artifact] = {}
+    made: dict[str, State[StageResult]] = {}
+    for baseline in BASELINES:
+        if baseline in config.compare.training_sets:
+            out = plan_synthesize(config, prepared, baseline, list(generated))
+            made[baseline] = run(
+                synthesize, out, prepared=prepared, name=baseline, defects=list(generated), config=config
+            )
+            stages.append(outcome(out, made[baseline]))
+            baselines[baseline] = out
 
-    table = plan_report(config, prepared, generated, localized)
-    drawn_up = run(report, table, prepared=prepared, generated=generated, localized=localized, config=config)
+    pictures = Pictures(prepared, generated, baselines)
+    trained_models: list[Trained] = []
+    for model, name in product(config.compare.models, config.compare.training_sets):
+        reason = why_not(config, model, name, list(generated))
+        if reason is not None:
+            stages.append(StageOutcome(model, f"{category}/{name}", None, "left out", error=reason))
+            continue
+        for seed in config.compare.seeds:
+            plan_one, stage = MODELS[model]
+            out = plan_one(config, pictures, name, seed)
+            tested = run(
+                stage,
+                out,
+                pictures=pictures,
+                training_set_name=name,
+                seed=seed,
+                config=config,
+                wait_for=[made[name]] if name in made else [],
+            )
+            stages.append(outcome(out, tested))
+            if stages[-1].artifact is not None:
+                trained_models.append(Trained(model, name, seed, out))
+
+    table = plan_report(config, prepared, generated, trained_models)
+    drawn_up = run(
+        report, table, prepared=prepared, generated=generated, trained=trained_models, config=config
+    )
     stages.append(outcome(table, drawn_up))
     return finished(CategoryOutcome(category, tuple(stages), table if stages[-1].artifact else None))
 

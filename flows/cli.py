@@ -211,13 +211,14 @@ def print_summary(summary: "RunSummary") -> None:
     # A log file has no width: there a table takes the room that it needs.
     console = out if out.is_terminal else Console(width=160)
     if len(summary.metrics):
-        console.print(figures_table(summary))
+        for model in summary.metrics["model"].unique():
+            console.print(figures_table(summary, model))
     if len(summary.lift):
         console.print(lift_table(summary))
-    if summary.state != "completed":
+    if any(stage.status not in ("ran", "cached") for stage in summary.stages):
         console.print(failures_table(summary))
-        if len(summary.metrics):
-            console.print(f"Figures lack what failed in: {', '.join(incomplete_categories(summary))}")
+    if summary.state != "completed" and len(summary.metrics):
+        console.print(f"Figures lack what failed in: {', '.join(incomplete_categories(summary))}")
     console.print(f"run {summary.run} {summary.state}: {stage_line(summary)}", highlight=False)
     console.print(f"{summary.folder}", highlight=False, soft_wrap=True)
     for sheet in summary.sheets:

@@ -15,40 +15,45 @@ FIGURES = {
     "pixel_ap": "pixel AP",
     "pixel_f1_max": "pixel F1-max",
     "aupro": "AUPRO",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
 }
+TITLES = {"localize": "Localization", "classify": "Classification", "detect": "Detection"}
 
 
-def figures_table(summary: RunSummary) -> Table:
-    """Category × training set: the mean over seeds of each metric, in percent, on all test pictures."""
-    table = Table(title="Localization on the test pictures, in % (mean over seeds)")
-    for name in ("category", "training set", *FIGURES.values(), "test pictures"):
-        table.add_column(name, justify="left" if name in ("category", "training set") else "right")
+def figures_table(summary: RunSummary, model: str) -> Table:
+    """Category × training set: the mean over seeds of each of a model's metrics, in percent, on all test pictures."""
+    table = Table(title=f"{TITLES[model]} on the test pictures, in % (mean over seeds)")
     rows = summary.metrics
-    if rows.empty:
-        return table
-    rows = rows[(rows["defect_type"] == "all") & rows["metric"].isin(FIGURES)]
+    overall = (rows["defect_type"] == "all") & (rows["size"] == "all") & (rows["model"] == model)
+    rows = rows[overall & rows["metric"].isin(FIGURES)]
+    figures = [metric for metric in FIGURES if metric in set(rows["metric"])]
+    for name in ("category", "training set", *(FIGURES[metric] for metric in figures), "test pictures"):
+        table.add_column(name, justify="left" if name in ("category", "training set") else "right")
     for (category, training_set), of_set in rows.groupby(["category", "training_set"], sort=False):
         means = of_set.groupby("metric")["value"].mean()
-        cells = [percent(means.get(metric)) for metric in FIGURES]
+        cells = [percent(means.get(metric)) for metric in figures]
         n = f"{of_set['n_good'].iloc[0]} good, {of_set['n_defect'].iloc[0]} defect"
         table.add_row(str(category), str(training_set), *cells, n)
     return table
 
 
 def lift_table(summary: RunSummary) -> Table:
-    """Each training set against the real shots alone: difference, interval, verdict."""
-    table = Table(title="Lift over training on the real shots alone, in points, with its 95 % interval")
+    """Each training set against the baselines: difference, interval, verdict."""
+    table = Table(title="Lift over the baselines, in points, with its 95 % interval")
     if (summary.lift["n_seeds"] == 1).any():
         table.caption = "One seed: the interval is over test pictures only, another seed may differ by more."
-    for name in ("category", "training set", "metric", "real", "with", "lift", "interval", "verdict"):
-        table.add_column(
-            name, justify="left" if name in ("category", "training set", "metric", "verdict") else "right"
-        )
+    texts = ("category", "model", "training set", "against", "metric", "verdict")
+    for name in (*texts[:-1], "baseline", "with", "lift", "interval", "verdict"):
+        table.add_column(name, justify="left" if name in texts else "right")
     for row in summary.lift.to_dict("records"):
         if row["metric"] in FIGURES:
             table.add_row(
                 row["category"],
+                row["model"],
                 row["training_set"],
+                row["against"],
                 FIGURES[row["metric"]],
                 percent(row["baseline"]),
                 percent(row["value"]),
@@ -62,11 +67,11 @@ def lift_table(summary: RunSummary) -> Table:
 
 def failures_table(summary: RunSummary) -> Table:
     """What failed or was left out, and why."""
-    table = Table(title="Failed")
+    table = Table(title="Failed or left out")
     for name in ("stage", "of", "what", "why"):
         table.add_column(name, overflow="fold")
     for stage in summary.stages:
-        if stage.status in ("failed", "skipped"):
+        if stage.status in ("failed", "skipped", "left out"):
             table.add_row(stage.stage, stage.label, stage.status, stage.error or "")
     return table
 
@@ -75,10 +80,10 @@ def stage_line(summary: RunSummary) -> str:
     """How many stages were at hand already, ran, or failed."""
     count = {
         status: sum(stage.status == status for stage in summary.stages)
-        for status in ("cached", "ran", "failed", "skipped")
+        for status in ("cached", "ran", "failed", "skipped", "left out")
     }
     others = [f"{n} {status}" for status, n in count.items() if n and status != "cached"]
-    total = f"{count['cached']} of {len(summary.stages)} stages cached"
+    total = f"{count['cached']} of {len(summary.stages) - count['left out']} stages cached"
     return ", ".join([total, *others])
 
 

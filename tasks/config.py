@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from downstream.config import LocalizeConfig
+from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 from downstream.training_sets import TrainingSetName
 from dual_anodiff.config import FinetuneConfig, GenerateConfig
 from tasks.errors import ConfigError
@@ -17,22 +17,30 @@ from tasks.split import SplitConfig
 PRESETS = Path(__file__).parent.parent / "configs"
 
 
-class LocalizeStageConfig(LocalizeConfig):
-    """The localization model, and which training sets it is trained on."""
+ModelName = Literal["localize", "classify", "detect"]
 
+
+class CompareConfig(BaseModel):
+    """What is compared: each model is trained on each training set with each seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[ModelName, ...] = Field(
+        ("localize",), min_length=1, description="What is trained on the pairs; each has a group of its own."
+    )
     training_sets: tuple[TrainingSetName, ...] = Field(
         ("real", "generated+real"),
         min_length=1,
-        description="Train one model on each; the lift of each is told against `real`.",
+        description="Train each model on each; the lift of each is told against `real` and `perlin`.",
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
         (0,),
         min_length=1,
         max_length=100,
-        description="Train one model with each seed; figures are their mean.",
+        description="Train with each seed; figures are their mean.",
     )
 
-    @field_validator("training_sets", "seeds")
+    @field_validator("models", "training_sets", "seeds")
     @classmethod
     def _no_repetition(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(values)) < len(values):
@@ -78,9 +86,16 @@ class RunConfig(BaseModel):
     generate: GenerateConfig = Field(
         default_factory=GenerateConfig, description="Drawing of image-mask pairs."
     )
-    localize: LocalizeStageConfig = Field(
-        default_factory=LocalizeStageConfig, description="Training of the localization model."
+    compare: CompareConfig = Field(
+        default_factory=CompareConfig, description="Models, training sets and seeds to compare."
     )
+    localize: LocalizeConfig = Field(
+        default_factory=LocalizeConfig, description="Training of the localization model."
+    )
+    classify: ClassifyConfig = Field(
+        default_factory=ClassifyConfig, description="Training of the classifier of defect types."
+    )
+    detect: DetectConfig = Field(default_factory=DetectConfig, description="Training of anomalib's detector.")
     report: ReportConfig = Field(
         default_factory=ReportConfig, description="Intervals, and the picture sheets."
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from prefect import task
@@ -15,23 +15,13 @@ from prefect import task
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import ReportConfig, RunConfig
 from tasks.generate import read_pairs
-from tasks.localize import of_defects
+from tasks.models import Trained, of_defects
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageOutcome, StageResult, run_stage
 from tasks.sheets import SheetRow, draw_sheet
 
-VERSION = 1
-BASELINE = "real"
+VERSION = 2
 METRICS, LIFT, SHEETS = "metrics.parquet", "lift.parquet", "sheets"
-
-
-@dataclass(frozen=True)
-class Localized:
-    """A finished localization model."""
-
-    training_set: str
-    seed: int
-    artifact: Artifact
 
 
 @dataclass(frozen=True)
@@ -44,16 +34,16 @@ class RunSummary:
     stages: tuple[StageOutcome, ...]
     metrics: (
         pd.DataFrame
-    )  # category, training_set, seed, defect_type, metric, value, n, n_good, n_defect, note
-    lift: pd.DataFrame  # category, training_set and downstream.lift.LiftResult's fields
+    )  # category, model, training_set, seed, defect_type, size, metric, value, n, n_good, n_defect, note
+    lift: pd.DataFrame  # category, model and downstream.lift.lift_table's columns
     sheets: tuple[Path, ...]
 
 
 def plan_report(
-    config: RunConfig, prepared: Artifact, generated: Mapping[str, Artifact], localized: Sequence[Localized]
+    config: RunConfig, prepared: Artifact, generated: Mapping[str, Artifact], trained: Sequence[Trained]
 ) -> Artifact:
     """Name the report of one category, made of the stages that succeeded."""
-    models = {f"{each.training_set}/{each.seed}": each.artifact for each in localized}
+    models = {f"{each.model}/{each.training_set}/{each.seed}": each.artifact for each in trained}
     return plan(
         config.store,
         "report",
@@ -71,46 +61,38 @@ def report(
     out: Artifact,
     prepared: Artifact,
     generated: dict[str, Artifact],
-    localized: list[Localized],
+    trained: list[Trained],
     config: RunConfig,
 ) -> StageResult:
     """Gather one category's figures, compare training sets, draw the sheets."""
 
     def make(staged: Staged, _: str) -> None:
         samples = of_defects(read_samples(prepared, config.data), list(generated))
-        build_figures(prepared.category, localized, config.report, staged.out)
+        build_figures(prepared.category, trained, config.report, staged.out)
         build_sheets(prepared.category, samples, read_pairs(generated), config.report, staged.out / SHEETS)
 
     return run_stage(out, "cpu", make, heavy=False)
 
 
-def build_figures(category: str, localized: Sequence[Localized], config: ReportConfig, out: Path) -> None:
+def build_figures(category: str, trained: Sequence[Trained], config: ReportConfig, out: Path) -> None:
     """Write metrics.parquet and lift.parquet of one category."""
-    from downstream.lift import lift
+    from downstream.class_predictions import read_class_predictions
+    from downstream.lift import lift_table
     from downstream.prediction import read_predictions
 
     metrics, lifts = [], []
-    for each in localized:
-        table = pd.read_parquet(each.artifact.path / METRICS)
+    for each in trained:
+        # The stage's name, since a run has one model of a kind; what exactly it was is in its manifest.
+        table = pd.read_parquet(each.artifact.path / METRICS).assign(model=each.model)
         metrics.append(table.assign(category=category, training_set=each.training_set, seed=each.seed))
-    names = list(dict.fromkeys(each.training_set for each in localized))
-    seeds = {name: {each.seed for each in localized if each.training_set == name} for name in names}
-    for name in names:
-        # Only seeds that both have: a seed that failed on one side must not tilt the comparison.
-        common = seeds[name] & seeds.get(BASELINE, set())
-        if name == BASELINE or not common:
-            continue
-        sides = [
-            [
-                read_predictions(each.artifact.path / "predictions.npz")
-                for each in localized
-                if each.training_set == side and each.seed in common
-            ]
-            for side in (BASELINE, name)
-        ]
-        results = lift(*sides, resamples=config.bootstrap_samples)
+    for model in dict.fromkeys(each.model for each in trained):
+        read = read_class_predictions if model == "classify" else read_predictions
+        runs: dict[str, dict[int, Any]] = {}
+        for each in (one for one in trained if one.model == model):
+            predictions = read(each.artifact.path / "predictions.npz")
+            runs.setdefault(each.training_set, {})[each.seed] = predictions
         lifts.append(
-            pd.DataFrame([asdict(result) for result in results]).assign(category=category, training_set=name)
+            lift_table(runs, resamples=config.bootstrap_samples).assign(category=category, model=model)
         )
     out.mkdir(parents=True, exist_ok=True)
     _joined(metrics).to_parquet(out / METRICS, index=False)

@@ -54,7 +54,7 @@ class StageOutcome:
     stage: str
     label: str
     artifact: str | None  # its name in the store; None where there is nothing
-    status: Literal["ran", "cached", "failed", "skipped"]
+    status: Literal["ran", "cached", "failed", "skipped", "left out"]  # left out: there is nothing to do
     seconds: float = 0.0
     error: str | None = None
     bad_input: bool = False  # the error is in what the user gave, not in the running of it

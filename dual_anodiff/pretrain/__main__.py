@@ -86,6 +86,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, default=Path("../shared/data"), help="real pictures, MVTec layout"
     )
     parser.add_argument("--categories", nargs="*", choices=DEMO_CATEGORIES, default=["tile", "nut"])
+    parser.add_argument("--defects", nargs="*", help="of these categories; none given: all that they have")
     parser.add_argument("--num-samples", type=int, default=1_000, help="for the KID; 0 leaves it out")
     parser.add_argument("--num-pairs", type=int, default=64, help="of each demo defect")
     parser.add_argument("--judge-steps", type=int, default=600)
@@ -98,7 +99,7 @@ def _evaluate(a: argparse.Namespace) -> None:
     from dual_anodiff.pretrain.evaluate import evaluate
 
     evaluate(
-        a.base, a.encoder, a.out, data=a.data, categories=a.categories, num_samples=a.num_samples,
+        a.base, a.encoder, a.out, data=a.data, categories=a.categories, defects=a.defects, num_samples=a.num_samples,
         num_pairs=a.num_pairs, judge_steps=a.judge_steps, device=a.device,
     )  # fmt: skip
 

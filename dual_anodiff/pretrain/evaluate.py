@@ -42,6 +42,7 @@ def evaluate(
     *,
     data: Path,
     categories: Sequence[str],
+    defects: Sequence[str] | None,
     num_samples: int,
     num_pairs: int,
     judge_steps: int,
@@ -79,16 +80,17 @@ def evaluate(
         pipe.set_progress_bar_config(disable=True)
         for guidance in (1.0, GUIDANCE):
             guidance_sheet(pipe, out / f"guidance_{guidance:g}.png", guidance)
-            value = fidelity.kid_of_samples(
-                pipe, features, range(len(KIND_NAMES)), count=num_samples, guidance_scale=guidance
-            )
-            tell(f"kid_guidance_{guidance:g}", rounded(value, 5))
+        kinds = range(len(KIND_NAMES))
+        value = fidelity.kid_of_samples(pipe, features, kinds, count=num_samples, guidance_scale=GUIDANCE)
+        tell("kid", rounded(value, 5))
 
     for category in categories:
         judge = train_judge(category, out / "judge", num_steps=judge_steps, device=device)
         tell(f"judge_{category}", rounded({"held_out_iou": judge.iou, "held_out_accuracy": judge.accuracy}))
         settings, normals = adapt_base(base, category, out, device=device)
         for defect in DEMO_CATEGORIES[category].defect_types:
+            if defects is not None and defect not in defects:
+                continue
             figure = judge_pairs(
                 settings, normals, category, defect, judge, out, num_pairs=num_pairs, device=device
             )

@@ -100,7 +100,7 @@ def train_judge(
         peak_rate=1e-3, weight_decay=1e-2, ema_decay=0.99,
     )  # fmt: skip
     model = model.cpu().float().eval()
-    fitting, testing = (_pool(category, labels, blocks_each=2, seed=seed + n) for n in (1_000, 2_000))
+    fitting, testing = (_pool(category, labels, blocks_each=1, seed=seed + n) for n in (1_000, 2_000))
     blind = Judge(model, labels, 0.0, 0.0, 0.0)
     marked = fitting[3] > 0
     threshold, _ = fit_threshold(

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
+from downstream.class_predictions import ClassPredictions
 from downstream.errors import PredictionError
-from downstream.lift import lift
-from downstream.metrics import metrics_table
+from downstream.lift import CLASS_METRICS, bootstrap, lift, lift_table
+from downstream.metrics import image_metrics, metrics_table, pixel_metrics, threshold_metrics
 from downstream.prediction import Predictions
 
 from .test_metrics import random_predictions
@@ -25,12 +27,24 @@ def resampled(given: Predictions, rows: np.ndarray) -> Predictions:
     )
 
 
+def by_the_libraries(given: Predictions) -> dict[str, float]:
+    """Every metric of lift, by torchmetrics, anomalib and plain counting."""
+    return {
+        **image_metrics(given.pred_score, given.label_index),
+        **pixel_metrics(given.anomaly_map, given.gt_mask),
+        **threshold_metrics(given.pred_score, given.label_index, given.image_threshold),
+    }
+
+
 @pytest.mark.parametrize("levels", [0, 7])
-def test_values_equal_the_metrics_table(levels: int) -> None:
+def test_values_equal_the_metrics_table_and_the_libraries(levels: int) -> None:
     given = random_predictions(3, levels=levels)
-    table = metrics_table(given).set_index(["defect_type", "metric"])["value"]
+    table = metrics_table(given)
+    table = table[(table["defect_type"] == "all") & (table["size"] == "all")].set_index("metric")
+    expected = by_the_libraries(given)
     for result in lift([given], [given], resamples=5):
-        assert result.value == pytest.approx(float(table[("all", result.metric)]), abs=1e-5), result.metric
+        assert result.value == pytest.approx(expected[result.metric], abs=1e-5), result.metric
+        assert result.value == pytest.approx(table["value"][result.metric], abs=1e-12), result.metric
         assert result.difference == 0
 
 
@@ -41,9 +55,9 @@ def test_a_redraw_equals_the_metric_on_the_redrawn_pictures() -> None:
     given = random_predictions(4)
     rows = np.array([0, 0, 1, 1, 2, 5, 4, 7, 9, 9, 10, 8])
     weights = np.bincount(rows, minlength=12)[None].astype(np.float64)
-    table = metrics_table(resampled(given, rows)).set_index(["defect_type", "metric"])["value"]
+    expected = by_the_libraries(resampled(given, rows))
     for metric, value in _evaluate(given, weights, METRICS).items():
-        assert value[0] == pytest.approx(float(table[("all", metric)]), abs=1e-5), metric
+        assert value[0] == pytest.approx(expected[metric], abs=1e-5), metric
 
 
 def test_verdicts() -> None:
@@ -109,3 +123,89 @@ def test_different_pictures_are_refused() -> None:
         lift([given], [resampled(given, np.arange(11))])
     with pytest.raises(PredictionError, match="at least one seed"):
         lift([], [given])
+
+
+def random_classes(seed: int, *, n: int = 60, signal: float = 2.0, rare: int = 0) -> ClassPredictions:
+    """Random probabilities that lean towards the truth by `signal`; the last `rare` pictures are of class "rare"."""
+    generator = np.random.default_rng(seed)
+    classes = np.array(["good", "crack", "hole", "rare"])
+    label = np.array([classes[i % 3] for i in range(n - rare)] + ["rare"] * rare)
+    logits = generator.normal(size=(n, 4)) + signal * (label[:, None] == classes)
+    probability = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
+    return ClassPredictions(np.array([f"{i}.png" for i in range(n)]), label, classes, probability)
+
+
+def test_redraws_of_class_metrics_equal_scikit_learn_on_the_redrawn_pictures() -> None:
+    from downstream.lift import _evaluate
+
+    given = random_classes(0, signal=1.0)
+    rows = np.concatenate([np.arange(0, 60, 2), np.arange(0, 60, 2)])  # each class keeps its number
+    weights = np.vstack([np.ones(60), np.bincount(rows, minlength=60)]).astype(np.float64)
+    values = _evaluate(given, weights, CLASS_METRICS)
+    for row, chosen in enumerate((np.arange(60), rows)):
+        truth, guess = given.label[chosen], given.pred_label[chosen]
+        present = ["good", "crack", "hole"]  # "rare" is guessed at times, but no picture is of it
+        macro_f1 = f1_score(truth, guess, labels=present, average="macro")
+        recalls = [accuracy_score(truth[truth == name], guess[truth == name]) for name in present]
+        assert values["accuracy"][row] == pytest.approx(accuracy_score(truth, guess))
+        assert values["balanced_accuracy"][row] == pytest.approx(np.mean(recalls))
+        assert values["macro_f1"][row] == pytest.approx(macro_f1)
+    with pytest.warns(UserWarning, match="y_pred contains classes"):
+        wanted = balanced_accuracy_score(given.label, given.pred_label)
+    assert values["balanced_accuracy"][0] == pytest.approx(wanted)
+
+
+def test_verdicts_on_classes() -> None:
+    weak, strong = random_classes(1, signal=0.3), random_classes(2, signal=3.0)
+    assert {r.metric: r.verdict for r in lift([weak], [strong], resamples=100)} == dict.fromkeys(
+        CLASS_METRICS, "helps"
+    )
+    assert {r.verdict for r in lift([strong], [weak], resamples=100)} == {"hurts"}
+    assert {r.verdict for r in lift([weak], [weak], resamples=20)} == {"no difference shown"}
+    (result,) = lift([weak], [strong], resamples=20, metrics=["accuracy"])
+    assert (result.n_good, result.n_defect) == (20, 40)
+
+
+def test_a_class_of_few_pictures_withholds_the_verdict_where_every_class_counts_alike() -> None:
+    weak, strong = random_classes(1, signal=0.3, rare=3), random_classes(2, signal=3.0, rare=3)
+    verdicts = {r.metric: r.verdict for r in lift([weak], [strong], resamples=100)}
+    few = "too few test pictures"
+    assert verdicts == {"accuracy": "helps", "balanced_accuracy": few, "macro_f1": few}
+
+
+def test_the_table_compares_each_set_with_each_baseline_over_common_seeds() -> None:
+    runs = {
+        "real": {0: random_classes(1, signal=0.3), 1: random_classes(2, signal=0.3)},
+        "perlin": {0: random_classes(3, signal=0.3)},
+        "generated": {0: random_classes(4), 1: random_classes(5), 2: random_classes(6)},
+        "copy-paste": {7: random_classes(7)},
+    }
+    table = lift_table(runs, resamples=20)
+    of_accuracy = table[table["metric"] == "accuracy"]
+    found = of_accuracy.set_index(["training_set", "against"])["n_seeds"].to_dict()
+    assert found == {
+        ("perlin", "real"): 1,
+        ("generated", "real"): 2,
+        ("real", "perlin"): 1,
+        ("generated", "perlin"): 1,
+    }
+    (one,) = lift([runs["perlin"][0]], [runs["generated"][0]], resamples=20, metrics=["accuracy"])
+    row = of_accuracy[(of_accuracy["training_set"] == "generated") & (of_accuracy["against"] == "perlin")]
+    assert row["difference"].item() == one.difference
+    assert list(lift_table({"real": runs["real"]}).columns) == list(table.columns)
+
+
+def test_all_sides_share_the_redrawn_pictures() -> None:
+    """A side equal to another has the very same draws, or a difference of nothing would get an interval."""
+    given = random_predictions(8, n=45)
+    a, b, c = bootstrap([[given], [given], [given]], ["image_ap"], resamples=30, seed=1)
+    np.testing.assert_array_equal(a["image_ap"], b["image_ap"])
+    np.testing.assert_array_equal(a["image_ap"], c["image_ap"])
+
+
+def test_classes_and_maps_are_not_compared() -> None:
+    with pytest.raises(PredictionError, match="cannot be compared"):
+        lift([random_classes(0)], [random_predictions(0, n=60)])
+    other = replace(random_classes(0), label=np.roll(random_classes(0).label, 1))
+    with pytest.raises(PredictionError, match="labelled otherwise"):
+        lift([random_classes(0)], [other])

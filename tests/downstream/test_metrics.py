@@ -1,12 +1,17 @@
 """Metrics against scikit-learn and against AUPRO as slowly and plainly as its definition reads."""
 
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
+from downstream.defect_sizes import SIZES, mask_shares, sizes_of
 from downstream.metrics import (
     aupro,
     best_threshold,
@@ -15,6 +20,7 @@ from downstream.metrics import (
     pixel_metrics,
     threshold_metrics,
 )
+from downstream.pimo import aupimo
 from downstream.prediction import Predictions
 
 
@@ -128,22 +134,100 @@ def test_an_absent_class_gives_nan_and_the_reason() -> None:
             0.5,
             0.5,
         )
-        table = metrics_table(part).set_index(["defect_type", "metric"])
+        table = metrics_table(part)
+        table = table[table["size"] == "all"].set_index(["defect_type", "metric"])
         assert np.isnan(table["value"][("all", "image_auroc")])
         assert reason in table["note"][("all", "image_auroc")]
         assert (table["note"] != "").equals(table["value"].isna())
 
 
-def test_the_table_holds_each_defect_type_beside_the_good_pictures() -> None:
-    given = random_predictions(1)
+@pytest.mark.parametrize("levels", [0, 7])
+def test_the_table_holds_each_defect_type_and_size_as_the_libraries_compute_them(levels: int) -> None:
+    """torchmetrics and anomalib on the group's own pictures, against the table's counts."""
+    given = random_predictions(1, levels=levels)
     table = metrics_table(given)
-    counts = table.groupby("defect_type")[["n_good", "n_defect"]].first().to_dict("index")
+    counts = table.groupby(["defect_type", "size"])[["n_good", "n_defect"]].first().to_dict("index")
     assert counts == {
-        "all": {"n_good": 4, "n_defect": 8},
-        "dot": {"n_good": 4, "n_defect": 4},
-        "line": {"n_good": 4, "n_defect": 4},
+        ("all", "all"): {"n_good": 4, "n_defect": 8},
+        ("dot", "all"): {"n_good": 4, "n_defect": 4},
+        ("line", "all"): {"n_good": 4, "n_defect": 4},
+        ("all", "1-10 %"): {"n_good": 4, "n_defect": 8},  # 11 and 26 pixels of 576
     }
-    keep = given.label != "dot"
-    expected = pixel_metrics(given.anomaly_map[keep], given.gt_mask[keep])["aupro"]
-    of_line = table[(table["defect_type"] == "line") & (table["metric"] == "aupro")]
-    assert of_line["value"].item() == pytest.approx(expected)
+    for defect_type in ("all", "dot", "line"):
+        keep = (given.label == "good") | (given.label == defect_type) | (defect_type == "all")
+        scores, labels = given.pred_score[keep], given.label_index[keep]
+        maps, masks = given.anomaly_map[keep], given.gt_mask[keep]
+        rows = table[(table["defect_type"] == defect_type) & (table["size"] == "all")]
+        value = rows.set_index("metric")["value"]
+        expected = image_metrics(scores, labels) | pixel_metrics(maps, masks)
+        expected |= threshold_metrics(scores, labels, given.image_threshold)
+        expected["oracle_threshold"] = best_threshold(scores, labels)
+        expected["oracle_pixel_threshold"] = best_threshold(maps, masks)
+        expected["pixel_f1"] = f1_score(masks.ravel(), maps.ravel() >= given.pixel_threshold)
+        expected["oracle_pixel_f1"] = f1_score(masks.ravel(), maps.ravel() >= value["oracle_pixel_threshold"])
+        for metric, wanted in expected.items():
+            assert value[metric] == pytest.approx(wanted, abs=1e-5), (defect_type, metric)
+
+
+def test_sizes_are_shares_of_the_picture(tmp_path: Path) -> None:
+    assert sizes_of(np.array([0.0005, 0.001, 0.05, 0.1, 0.5])).tolist() == [SIZES[i] for i in (0, 1, 2, 3, 3)]
+    mask = np.zeros((20, 50), dtype=np.uint8)
+    mask[0, :2] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert mask_shares([str(tmp_path / "mask.png"), ""]).tolist() == [0.002, 0.0]
+    given = random_predictions(1)
+    shares = np.select([given.label == "line", given.label == "dot"], [0.0002, 0.3], 0.0)
+    table = metrics_table(given, shares)
+    for defect_type, size in (("line", "<0.1 %"), ("dot", ">10 %")):
+        of_type, of_size = table["defect_type"] == defect_type, table["size"] == size
+        assert of_type.sum() == of_size.sum() > 0
+        np.testing.assert_array_equal(table[of_type]["value"], table[of_size]["value"])
+
+
+def test_the_oracle_shows_what_the_threshold_of_validation_costs() -> None:
+    """Scores that part cleanly at 0.5, with a threshold from pairs that lies at 0.8."""
+    given = random_predictions(0)
+    scores = np.where(given.label == "good", 0.4, np.where(given.label == "dot", 0.6, 0.9)).astype(np.float32)
+    table = metrics_table(replace(given, pred_score=scores, image_threshold=0.8))
+    value = table[table["size"] == "all"].set_index(["defect_type", "metric"])["value"]
+    assert value[("all", "oracle_threshold")] == pytest.approx(0.5)
+    assert value[("all", "threshold")] == 0.8
+    assert value[("all", "threshold_gap")] == pytest.approx(0.3)
+    assert (value[("all", "image_f1")], value[("all", "oracle_image_f1")]) == (pytest.approx(2 / 3), 1.0)
+    assert (value[("dot", "escape_rate")], value[("dot", "oracle_escape_rate")]) == (1.0, 0.0)
+    assert (value[("line", "escape_rate")], value[("line", "threshold_gap")]) == (0.0, pytest.approx(0.15))
+
+
+def test_aupimo_equals_anomalibs_own() -> None:
+    """anomalib with its own 300,000 evenly spaced thresholds, on noise whose tail they resolve."""
+    from anomalib.metrics.pimo.pimo import _AUPIMO
+
+    generator = np.random.default_rng(0)
+    maps = -np.log10(1 - generator.random((14, 256, 256)))  # a rate of 1e-4 lies at 4, of 1e-5 at 5
+    masks = np.zeros(maps.shape, dtype=bool)
+    masks[12:, 100:140, 100:140] = True
+    maps[12:] += masks[12:] * np.array([3.5, 4.5])[:, None, None]
+    reference = _AUPIMO(num_thresholds=300_000, return_average=False)
+    reference.update(torch.from_numpy(maps), torch.from_numpy(masks))
+    values, reason = aupimo(maps, masks)
+    assert reason == ""
+    assert np.isnan(values[:12]).all()
+    np.testing.assert_allclose(values[12:], reference.compute()[1].aupimos[12:].numpy(), atol=5e-4)
+    assert 0.1 < values[12] < values[13] < 0.9
+    stretched, _ = aupimo(maps**3 * 100 - 7, masks)
+    np.testing.assert_allclose(stretched, values, atol=1e-6)  # the order of scores is all that counts
+
+
+def test_aupimo_says_why_it_is_not_defined() -> None:
+    masks = np.zeros((3, 256, 256), dtype=bool)
+    masks[0, :9, :9] = True
+    saturated = np.ones(masks.shape, dtype=np.float32)
+    for maps, truth, reason in (
+        (saturated[:, :64, :64], masks[:, :64, :64], "needs 100000 pixels of good pictures, has 8192"),
+        (saturated, masks, "share the highest score"),
+        (saturated, masks & False, "no anomalous"),
+        (saturated[:1], masks[:1], "no normal"),
+    ):
+        values, why = aupimo(maps, truth)
+        assert np.isnan(values).all()
+        assert reason in why

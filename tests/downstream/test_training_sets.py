@@ -1,30 +1,50 @@
 """Who trains on what: one validation set for all, nobody trains on it, test rows never appear."""
 
+from typing import get_args
+
 import pandas as pd
 import pytest
 
 from downstream.errors import TrainingSetError
+from downstream.synthesis import copy_paste_pairs, perlin_pairs
 from downstream.training_sets import TrainingSetName, split_pairs, training_set
 
 from .conftest import Squares
 
-NAMES: tuple[TrainingSetName, ...] = ("real", "generated", "generated+real")
+NAMES: tuple[TrainingSetName, ...] = get_args(TrainingSetName)
 
 
-def test_each_set_holds_its_sources(squares: Squares) -> None:
+@pytest.fixture(scope="module")
+def baselines(squares: Squares, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+    """As many pairs of each baseline as there are generated ones."""
+    out = tmp_path_factory.mktemp("baselines")
+    return {
+        "copy-paste": copy_paste_pairs(squares.samples, out / "c", 20, size_px=32, seed=0),
+        "perlin": perlin_pairs(squares.samples, out / "p", 20, size_px=32, seed=0),
+    }
+
+
+def test_each_set_holds_its_sources(squares: Squares, baselines: dict[str, pd.DataFrame]) -> None:
     counts = {
-        name: training_set(name, squares.samples, squares.pairs).train["source"].value_counts().to_dict()
+        name: training_set(name, squares.samples, squares.pairs, baselines=baselines)
+        .train["source"]
+        .value_counts()
+        .to_dict()
         for name in NAMES
     }
     assert counts == {
         "real": {"normal": 16, "real": 3},
+        "copy-paste": {"normal": 16, "copy-paste": 16},
+        "perlin": {"normal": 16, "perlin": 16},
         "generated": {"normal": 16, "generated": 16},
         "generated+real": {"normal": 16, "generated": 16, "real": 3},
     }
 
 
-def test_validation_is_shared_and_nobody_trains_on_it(squares: Squares) -> None:
-    sets = [training_set(name, squares.samples, squares.pairs, seed=5) for name in NAMES]
+def test_validation_is_shared_and_nobody_trains_on_it(
+    squares: Squares, baselines: dict[str, pd.DataFrame]
+) -> None:
+    sets = [training_set(name, squares.samples, squares.pairs, baselines=baselines, seed=5) for name in NAMES]
     for one in sets:
         pd.testing.assert_frame_equal(one.val, sets[0].val)
         assert not set(one.val["image_path"]) & set(one.train["image_path"])
@@ -32,10 +52,10 @@ def test_validation_is_shared_and_nobody_trains_on_it(squares: Squares) -> None:
     assert sets[0].val["source"].value_counts().to_dict() == {"normal": 6, "generated": 4}
 
 
-def test_test_rows_never_appear(squares: Squares) -> None:
+def test_test_rows_never_appear(squares: Squares, baselines: dict[str, pd.DataFrame]) -> None:
     test = set(squares.samples.loc[squares.samples["split"] == "test", "image_path"])
     for name in NAMES:
-        one = training_set(name, squares.samples, squares.pairs)
+        one = training_set(name, squares.samples, squares.pairs, baselines=baselines)
         assert not test & (set(one.train["image_path"]) | set(one.val["image_path"]))
 
 
@@ -46,6 +66,26 @@ def test_pairs_are_held_back_per_defect_type_by_seed(squares: Squares) -> None:
     assert len(train) + len(val) == len(pairs)
     assert set(split_pairs(pairs, seed=0)[1]["image_path"]) == set(val["image_path"])
     assert set(split_pairs(pairs, seed=1)[1]["image_path"]) != set(val["image_path"])
+
+
+def test_provenance_goes_with_the_pairs(squares: Squares) -> None:
+    pairs = squares.pairs.assign(index=range(20), score=0.5, run="r1")
+    one = training_set("generated+real", squares.samples, pairs)
+    of_source = dict(list(one.train.groupby("source")))
+    held_back = one.val.loc[one.val["source"] == "generated", "index"].tolist()
+    assert sorted([*of_source["generated"]["index"].tolist(), *held_back]) == list(range(20))
+    assert set(of_source["generated"]["run"]) == {"r1"}
+    assert of_source["real"][["run", "index", "score"]].isna().all(axis=None)
+    assert one.train["index"].dtype == "Int64"
+
+
+def test_a_baseline_without_pairs_is_said_plainly(squares: Squares) -> None:
+    with pytest.raises(TrainingSetError, match=r"'perlin': its pairs were not given.*downstream\.synthesis"):
+        training_set("perlin", squares.samples, squares.pairs)
+    with pytest.raises(TrainingSetError, match="'copy-paste': there are no pairs"):
+        training_set(
+            "copy-paste", squares.samples, squares.pairs, baselines={"copy-paste": squares.pairs.iloc[:0]}
+        )
 
 
 def test_missing_parts_are_said_plainly(squares: Squares) -> None:

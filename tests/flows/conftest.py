@@ -78,6 +78,13 @@ localize:
   train_steps: 2
   batch_size: 2
   decoder_channels: [8, 8, 8, 8, 8]
+classify: {{encoder: {models / "encoder"}, size_px: 32, train_steps: 2, batch_size: 3}}
+detect:
+  model: supersimplenet
+  backbone: {models / "encoder"}
+  size_px: 128
+  train_steps: 2
+  batch_size: 2
 report: {{bootstrap_samples: 100, sheet_rows: 2, sheet_size_px: 32}}
 """)
     return path

@@ -122,7 +122,7 @@ def check_run_folder(config: RunConfig, summary: RunSummary) -> None:
     assert not list((config.store / "staging").rglob("out"))
 
     metrics = pd.read_parquet(summary.folder / "metrics.parquet")
-    of_all = metrics[metrics["defect_type"] == "all"]
+    of_all = metrics[(metrics["defect_type"] == "all") & (metrics["size"] == "all")]
     assert set(of_all["training_set"]) == {"real", "generated+real"}
     assert {
         "image_auroc",
@@ -241,13 +241,44 @@ def test_a_key_is_of_content_not_of_place(config: RunConfig, tmp_path: Path) -> 
     assert changed.ref != here.ref
 
 
+def test_every_model_on_every_training_set_makes_one_table_and_what_cannot_be_is_said(
+    config: RunConfig,
+) -> None:
+    sets = ("real", "copy-paste", "perlin", "generated", "generated+real")
+    compare = config.compare.model_copy(
+        update={"models": ("localize", "classify", "detect"), "training_sets": sets}
+    )
+    summary = run(config.model_copy(update={"compare": compare}))
+    assert summary.state == "completed"
+    left_out = [stage for stage in summary.stages if stage.status == "left out"]
+    assert [(stage.stage, stage.label) for stage in left_out] == [("classify", "bolt/perlin")]
+    assert "no defect type" in (left_out[0].error or "")
+    trained = summary.metrics[["model", "training_set"]].drop_duplicates().value_counts("model").to_dict()
+    assert trained == {"localize": 5, "detect": 5, "classify": 4}
+    compared = summary.lift[["model", "against"]].drop_duplicates()
+    assert set(compared[compared["model"] == "detect"]["against"]) == {"real", "perlin"}
+    assert set(compared[compared["model"] == "classify"]["against"]) == {"real"}
+    assert set(summary.lift[summary.lift["model"] == "classify"]["metric"]) == {
+        "accuracy", "balanced_accuracy", "macro_f1",
+    }  # fmt: skip
+
+    # A detector that learns from normals alone is trained once, and the others say why they are not.
+    detect = config.detect.model_copy(update={"model": "padim"})
+    alone = compare.model_copy(update={"models": ("detect",), "training_sets": ("real", "generated")})
+    summary = run(config.model_copy(update={"compare": alone, "detect": detect}))
+    assert summary.state == "completed"
+    assert {stage.label: stage.status for stage in summary.stages if stage.stage == "detect"} == {
+        "bolt/real/seed 0": "ran", "bolt/generated": "left out",
+    }  # fmt: skip
+
+
 def adapting(config: RunConfig) -> RunConfig:
     """The tiny run with the base trained on normals first."""
     normals = config.finetune.normals.model_copy(update={"train_steps": 2, "batch_size": 1, "lora_rank": 2})
     return config.model_copy(
         update={
             "finetune": config.finetune.model_copy(update={"adapt_to_normals": True, "normals": normals}),
-            "localize": config.localize.model_copy(update={"training_sets": ("real",)}),
+            "compare": config.compare.model_copy(update={"training_sets": ("real",)}),
         }
     )
 

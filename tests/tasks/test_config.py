@@ -52,7 +52,7 @@ def test_overrides_reach_any_depth_and_come_last(tmp_path: Path) -> None:
         [
             "finetune.adapter.lora_rank=4",
             "seed=3",
-            "localize.training_sets=[real, generated]",
+            "compare.training_sets=[real, generated]",
             "defects=[crack]",
         ],
         store=Path("there"),
@@ -63,7 +63,7 @@ def test_overrides_reach_any_depth_and_come_last(tmp_path: Path) -> None:
     assert (config.seed, config.finetune.train_steps, config.finetune.adapter.lora_rank) == (3, 7, 4)
     # YAML 1.1 reads 1e-4 as text; pydantic makes a number of it.
     assert config.finetune.learning_rate == 1e-4
-    assert config.localize.training_sets == ("real", "generated")
+    assert config.compare.training_sets == ("real", "generated")
     assert config.defects == ("crack",)
 
 
@@ -82,9 +82,13 @@ def test_overrides_reach_any_depth_and_come_last(tmp_path: Path) -> None:
         ("generate.mask.threshold=high", "generate.mask.threshold", "a number or auto"),
         ("split.shots=0", "split.shots", "third"),
         ("split.val_share=1", "split.val_share", "above 0, below 1"),
-        ("localize.training_sets=[imagined]", "localize.training_sets", "real, generated, generated+real"),
-        ("localize.training_sets=[]", "localize.training_sets", "at least one"),
-        ("localize.seeds=[1, 1]", "localize.seeds", "the same value twice"),
+        (
+            "compare.training_sets=[imagined]",
+            "compare.training_sets",
+            "real, copy-paste, perlin, generated, generated+real",
+        ),
+        ("compare.training_sets=[]", "compare.training_sets", "at least one"),
+        ("compare.seeds=[1, 1]", "compare.seeds", "the same value twice"),
         ("localize.focal_weight=-1", "localize.focal_weight", "at least 0"),
         ("report.bootstrap_samples=3", "report.bootstrap_samples", "at least 100"),
         ("seed=-1", "seed", "at least 0"),

@@ -1,0 +1,64 @@
+"""Stage synthesize: the cheap baselines' pairs, copy-paste and Perlin, as many as are generated."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+from prefect import task
+
+from tasks.artifacts import Artifact, Staged, plan
+from tasks.config import RunConfig
+from tasks.prepare import read_samples
+from tasks.runtime import STAGE, StageResult, run_stage
+
+VERSION = 1
+BaselineName = Literal["copy-paste", "perlin"]
+BASELINES: tuple[BaselineName, ...] = ("copy-paste", "perlin")
+
+
+def plan_synthesize(
+    config: RunConfig, prepared: Artifact, name: BaselineName, defects: Sequence[str]
+) -> Artifact:
+    """Name a baseline's pairs for these defect types."""
+    return plan(
+        config.store,
+        "synthesize",
+        VERSION,
+        prepared.category,
+        label=f"{prepared.category}/{name}",
+        source=name,
+        samples=prepared,
+        defects=sorted(defects),
+        num_pairs=config.generate.num_pairs * len(defects),
+        size_px=config.finetune.size_px,
+        seed=config.seed,
+    )
+
+
+@task(name="synthesize", **STAGE)
+def synthesize(
+    out: Artifact, prepared: Artifact, name: BaselineName, defects: list[str], config: RunConfig
+) -> StageResult:
+    """Make a baseline's pairs out of the shots and the normals of the training side."""
+
+    def make(staged: Staged, _: str) -> None:
+        from downstream.synthesis import copy_paste_pairs, perlin_pairs
+
+        samples = read_samples(prepared, config.data)
+        samples = samples[(samples["label_index"] == 0) | samples["label"].isin(defects)]
+        count, size_px = config.generate.num_pairs * len(defects), config.finetune.size_px
+        match name:
+            case "copy-paste":
+                copy_paste_pairs(samples, staged.out, count, size_px=size_px, seed=config.seed)
+            case "perlin":
+                perlin_pairs(samples, staged.out, count, size_px=size_px, seed=config.seed)
+
+    return run_stage(out, "cpu", make, heavy=False)
+
+
+def read_baseline(artifact: Artifact) -> pd.DataFrame:
+    """A baseline's pairs, paths absolute."""
+    table = pd.read_parquet(artifact.path / "pairs.parquet")
+    for column in ("image_path", "mask_path"):
+        table[column] = [str(artifact.path.resolve() / path) for path in table[column]]
+    return table
