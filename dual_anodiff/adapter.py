@@ -26,7 +26,7 @@ FORMAT = 1
 class AdapterCard:
     """What adapter.json holds: everything needed to draw pairs with the weights beside it.
 
-    Units: mask_threshold is a distance from mid-grey in [0, 1]; mask_iou is measured on the few shots themselves.
+    Units: mask_threshold is a distance from the background in [0, 1]; mask_iou is measured on the few shots themselves.
     """
 
     base: str

@@ -110,7 +110,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         """Draw `num_pairs` pairs in one batch; pair i depends on seeds[i] alone, not on its batch.
 
         Args left None come from the adapter's card; seeds default to 0, 1, 2, …
-        Units: guidance_scale 1 is none; mask_threshold is a distance from mid-grey in [0, 1]; sizes in px.
+        Units: guidance_scale 1 is none; mask_threshold is a distance from the background in [0, 1]; sizes in px.
         Raises: InputError if seeds and num_pairs disagree; AdapterError without an adapter.
         """
         seeds = list(range(num_pairs)) if seeds is None else list(seeds)

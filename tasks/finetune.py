@@ -13,7 +13,7 @@ from tasks.errors import DataError
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 
-VERSION = 1
+VERSION = 2
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
 # The normals' settings count by the artifact that they made.
 NOT_IN_KEY = {"base", "checkpoint_every_steps", "adapt_to_normals", "normals"}

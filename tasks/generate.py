@@ -11,7 +11,7 @@ from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.runtime import STAGE, StageResult, resolve_device, run_stage
 
-VERSION = 1
+VERSION = 2
 # A pair depends on its own seed alone, not on the batch that it is drawn in.
 NOT_IN_KEY = {"batch_size"}
 
