@@ -111,7 +111,7 @@ class MaskConfig(_Frozen):
 
     threshold: float | Literal["auto"] = Field(
         "auto",
-        description="Distance from the part's background, 0 to 1, from which on a pixel is defect; 'auto': fitted on the shots.",
+        description="Distance from the part's background, 0 to 1, above which is defect; 'auto': fitted on the shots.",
     )
     min_area_px: int = Field(4, ge=0, le=100_000, description="Smaller specks are removed, px.")
 
