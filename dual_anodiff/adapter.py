@@ -2,8 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,18 @@ from dual_anodiff.normals import read_normals, with_normals
 
 WEIGHTS, DESCRIPTION = "adapter.safetensors", "adapter.json"
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShotTrace:
+    """What is kept of a shot's defect, to place others like it.
+
+    box: of its mask, top, left, bottom, right in shares of the picture.
+    contrast: how its latents differ from those around it, a list of channels for each branch.
+    """
+
+    box: list[float]
+    contrast: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class AdapterCard:
     normals: str | None = (
         None  # digest of the normals.safetensors beside it, which is fused into the base first
     )
+    shots: list[ShotTrace] | None = None  # None: made before this was kept
     format: int = FORMAT
 
 
@@ -111,11 +124,21 @@ def adapter_config(card: AdapterCard) -> AdapterConfig:
     return AdapterConfig(**{"background": "off", "background_from": "noised", **card.adapter})
 
 
-def save_adapter(folder: Path, card: AdapterCard, weights: dict[str, Tensor]) -> None:
-    """Write adapter.safetensors, then adapter.json: the second's existence means that the first is whole."""
+def save_adapter(
+    folder: Path,
+    card: AdapterCard,
+    weights: dict[str, Tensor],
+    kept: Mapping[int, dict[str, Tensor]] | None = None,
+) -> None:
+    """Write adapter.safetensors, then adapter.json: the second's existence means that the first is whole.
+
+    `kept`: the weights as they were after these steps, adapter-STEP.safetensors.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for step, then in (kept or {}).items():
+        save_file({name: w.contiguous() for name, w in then.items()}, kept_weights(folder, step))
     save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
-    (folder / DESCRIPTION).write_text(json.dumps(card.__dict__, indent=2) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps(asdict(card), indent=2) + "\n")
 
 
 def read_card(folder: Path) -> AdapterCard:
@@ -124,31 +147,49 @@ def read_card(folder: Path) -> AdapterCard:
     Raises: AdapterError if it is missing or of another format.
     """
     try:
-        return AdapterCard(**json.loads((folder / DESCRIPTION).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        told = json.loads((folder / DESCRIPTION).read_text())
+        shots = told.pop("shots", None)
+        return AdapterCard(**told, shots=None if shots is None else [ShotTrace(**shot) for shot in shots])
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{folder / DESCRIPTION}: {error}; is this the folder of a finished fine-tuning (made by this version)?"
         ) from error
 
 
 @torch.no_grad()
-def load_weights(folder: Path, unet: nn.Module, text_encoder: nn.Module) -> None:
-    """Fill attached adapters from a folder.
+def load_weights(
+    folder: Path, unet: nn.Module, text_encoder: nn.Module, *, step: int | None = None, strength: float = 1.0
+) -> None:
+    """Fill attached adapters from a folder; `strength` is the share of the LoRA that is added to the base.
 
+    `step`: as they were after it, one of those kept; None: the last. The interaction of the branches and the background
+    stay whole at any strength: without them the two would draw different things.
     Raises: AdapterError if the file is missing, or names and shapes are not those of the attached adapters.
     """
+    file = folder / WEIGHTS if step is None else kept_weights(folder, step)
+    if step is not None and not file.is_file():
+        kept = sorted(int(path.stem.rpartition("-")[2]) for path in folder.glob("adapter-*.safetensors"))
+        raise AdapterError(
+            f"{file}: not there; generate.adapter_step is one of {kept or 'none'}, kept by finetune.keep_checkpoints"
+        )
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(file)
     except Exception as error:
-        raise AdapterError(f"{folder / WEIGHTS}: can't be read ({error}); fine-tune again") from error
+        raise AdapterError(f"{file}: can't be read ({error}); fine-tune again") from error
     own = dict(adapter_parameters(unet, text_encoder))
     if weights.keys() != own.keys() or any(own[n].shape != w.shape for n, w in weights.items()):
         odd = sorted(weights.keys() ^ own.keys())[:3]
         raise AdapterError(
-            f"{folder / WEIGHTS}: does not fit this base (first differences: {odd}); use its own base"
+            f"{file}: does not fit this base (first differences: {odd}); use its own base"
         )
     for name, parameter in own.items():
-        parameter.copy_(weights[name])
+        # Of the product's two factors one.
+        parameter.copy_(weights[name] * strength if ".lora_B." in name else weights[name])
+
+
+def kept_weights(folder: Path, step: int) -> Path:
+    """Where the weights of a kept step lie."""
+    return folder / f"adapter-{step:06}.safetensors"
 
 
 def export_lora(folder: Path, out: Path) -> None:

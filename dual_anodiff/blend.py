@@ -151,7 +151,7 @@ def blend_pairs(
     table = pd.DataFrame(
         [_row(out, int(i), int(s)) for i, s in zip(pairs["index"], pairs["seed"], strict=True)]
     )
-    table = table.astype({"x": "Int64", "y": "Int64"})
+    table = table.astype({"x": "Int64", "y": "Int64"}) if len(table) else pairs.head(0)
     table.to_parquet(out / "pairs.parquet", index=False)
     return table
 

@@ -1,9 +1,9 @@
 """Settings of fine-tuning, generation and masks. Defaults suit SD v1.5 at 512 px; `paper` and `demo` are YAML presets."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class _Frozen(BaseModel):
@@ -32,6 +32,12 @@ class AdapterConfig(_Frozen):
         "noised",
         description="Training sees backgrounds as noisy as the pair, as the reference, or clean, as fast sampling does.",
     )
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: object) -> object:
+        """YAML reads an unquoted off as false."""
+        return "off" if value is False else value
 
 
 class NormalsConfig(_Frozen):
@@ -106,6 +112,9 @@ class FinetuneConfig(_Frozen):
     checkpoint_every_steps: int = Field(
         250, ge=1, description="Optimizer steps between resumable checkpoints."
     )
+    keep_checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Also keep the adapter as it was after these steps, for generate.adapter_step and search."
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="'auto' is bf16 on CUDA, fp32 on the CPU."
     )
@@ -124,6 +133,10 @@ class MaskConfig(_Frozen):
         description="Distance from the part's background, 0 to 1, above which is defect; 'auto': fitted on the shots.",
     )
     min_area_px: int = Field(4, ge=0, le=100_000, description="Smaller specks are removed, px.")
+    refine: bool = Field(
+        True,
+        description="Move the mask's edge by both branches' pictures: thin strokes to their width, dull ends kept.",
+    )
 
 
 class ObjectsConfig(_Frozen):
@@ -150,6 +163,40 @@ class ObjectsConfig(_Frozen):
         return self
 
 
+class WhereConfig(_Frozen):
+    """Where the defects are to be, and how large; off unless a region or a size is given."""
+
+    region: tuple[float, float, float, float] | Path | None = Field(
+        None,
+        description="A box x0,y0,x1,y1 in shares of the picture (0 to 1) or px of the generated ones, or a mask file "
+        "whose white is the region.",
+    )
+    size: Literal["shots"] | tuple[float, float] | None = Field(
+        None,
+        description="'shots': about as large as the shots' defects; or least and largest share of the picture's side "
+        "for the longer side. At random places, in the region if one is given; None: the region as it is.",
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is wished."""
+        return self.region is not None or self.size is not None
+
+    @model_validator(mode="after")
+    def _possible(self) -> "WhereConfig":
+        if isinstance(self.region, tuple):
+            x0, y0, x1, y1 = self.region
+            if not (0 <= x0 < x1 and 0 <= y0 < y1):
+                raise ValueError(
+                    f"region: {list(self.region)} is no box; give x0,y0,x1,y1 with 0 <= x0 < x1 and 0 <= y0 < y1"
+                )
+        if isinstance(self.size, tuple) and not 0 < self.size[0] <= self.size[1] <= 1:
+            raise ValueError(
+                f"size: {list(self.size)} is no range; give least and largest, 0 < least <= largest <= 1"
+            )
+        return self
+
+
 class GenerateConfig(_Frozen):
     """Sampling of image–mask pairs."""
 
@@ -159,6 +206,12 @@ class GenerateConfig(_Frozen):
     )
     num_inference_steps: int = Field(25, ge=1, le=1000, description="Denoising steps.")
     guidance_scale: float = Field(2.5, ge=1, le=30, description="Classifier-free guidance; 1 is none.")
+    adapter_strength: float = Field(
+        1.0, ge=0, le=2, description="Share of the adapter's LoRA that is added to the base; 1 is all, as trained."
+    )
+    adapter_step: int | None = Field(
+        None, ge=1, description="Take the adapter of this step, one of finetune.keep_checkpoints; None: the last."
+    )
     scheduler: Literal["dpmsolver++", "ddim", "ddpm", "euler", "unipc"] = Field(
         "dpmsolver++", description="Sampler, one of diffusers' schedulers."
     )
@@ -170,7 +223,31 @@ class GenerateConfig(_Frozen):
         "same",
         description="What guidance's half without prompt sees: the pair's own background, or mid-grey (the reference).",
     )
+    where: WhereConfig = Field(
+        default_factory=WhereConfig, description="Where the defects are to be, and how large."
+    )
     mask: MaskConfig = Field(default_factory=MaskConfig, description="From anomaly part to mask.")
+
+
+class SearchConfig(_Frozen):
+    """Settings of sampling to try for each defect type, by the figures of a few pairs against the shots."""
+
+    rounds: int = Field(
+        0, ge=0, le=10, description="Rounds over all settings; 0 is off. A round that changes nothing is the last."
+    )
+    num_pairs: int = Field(16, ge=2, le=1000, description="Pairs drawn for each candidate.")
+    guidance_scale: tuple[Annotated[float, Field(ge=1, le=30)], ...] = Field(
+        (2.5, 4, 6), description="Values of generate.guidance_scale to try."
+    )
+    num_inference_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (), description="Values of generate.num_inference_steps to try."
+    )
+    adapter_strength: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
+        (0.8, 1, 1.2), description="Values of generate.adapter_strength to try."
+    )
+    adapter_step: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Values of generate.adapter_step to try, each one of finetune.keep_checkpoints."
+    )
 
 
 class NativeConfig(_Frozen):
@@ -217,3 +294,47 @@ class QualityConfig(_Frozen):
     max_normals: int = Field(
         100, ge=2, le=10_000, description="Normals compared with at most, evenly spaced over the sorted ones."
     )
+
+
+CurateRule = Literal[
+    "empty",
+    "too_large",
+    "whole_object",
+    "off_object",
+    "unrelated",
+    "unseen",
+    "damaged",
+    "copy_of_shot",
+    "copy_of_pair",
+    "wrong_type",
+]
+
+
+class CurateConfig(_Frozen):
+    """Which generated pairs are refused, and how many more may be drawn for those."""
+
+    rules: tuple[CurateRule, ...] = Field(
+        get_args(CurateRule),
+        description="Reasons to refuse a pair; each has its threshold from the few shots and the normals, and stays out "
+        "of force where they are too few or it would refuse them. Mask: empty, too_large, whole_object, off_object, "
+        "unrelated; picture: unseen, damaged, copy_of_shot, copy_of_pair, wrong_type.",
+    )
+    # A mask of the whole picture is how a defect's part drawn without a background ends; it teaches nothing.
+    max_mask_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of the picture that no mask may cover, however large the shots' are.",
+    )
+    max_draws: float = Field(
+        3.0,
+        ge=1,
+        le=100,
+        description="Pairs drawn at most until generate.num_pairs are accepted, as a multiple of that.",
+    )
+
+    @model_validator(mode="after")
+    def _no_repetition(self) -> "CurateConfig":
+        if len(set(self.rules)) < len(self.rules):
+            raise ValueError("curate.rules: the same rule twice")
+        return self

@@ -79,21 +79,27 @@ def load_shot(shot: Shot, size_px: int) -> tuple[Tensor, Tensor]:
     Raises: InputError if the two differ in size.
     """
     image, mask = _load_both(shot.image, shot.mask)
-    small = F.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0].clamp(-1, 1)
     share = F.interpolate(mask[None], (size_px, size_px), mode="area")[0]
-    return small, (share >= min(0.25, float(share.max()))).float()
+    return _square(image, size_px), (share >= min(0.25, float(share.max()))).float()
 
 
 def load_background(background: Background, size_px: int) -> Tensor:
     """A picture with the object cut out, mid-grey in its place, in the working square. Shape: (3, s, s) in [-1, 1].
 
-    Raises: InputError for an unreadable picture or mask, or if the two differ in size.
+    The object's mask is of the picture's size, or of the working square's, as `objects` finds it.
+    Raises: InputError for an unreadable picture or mask, or a mask of another size.
     """
     if background.object is None:
-        image = load_image(background.image)
-    else:
-        picture, mask = _load_both(background.image, background.object)
-        image = picture * (1 - mask)
+        return _square(load_image(background.image), size_px)
+    mask = load_mask(background.object)
+    if mask.shape[1:] == (size_px, size_px):
+        return _square(load_image(background.image), size_px) * (1 - mask)
+    image, mask = _load_both(background.image, background.object)
+    return _square(image * (1 - mask), size_px)
+
+
+def _square(image: Tensor, size_px: int) -> Tensor:
+    """Squashed to the working square. Shape: (3, h, w) → (3, s, s)."""
     return F.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0].clamp(-1, 1)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Progress:
     step: int
     ema: list[Tensor]
     rows: list[tuple[int, float]]  # step and loss
+    kept: dict[int, list[Tensor]] = field(default_factory=dict)  # the moving average after each step asked for
 
 
 def optimize(
@@ -42,6 +43,7 @@ def optimize(
     name: str,
     device: str,
     checkpoint: Path | None = None,
+    keep: Sequence[int] = (),
     progress: bool = True,
 ) -> Progress:
     """Train `parameters` on `loss(step, part)`; what the caller keeps is the moving average that comes back.
@@ -74,6 +76,8 @@ def optimize(
             torch._foreach_lerp_(state.ema, [p.detach() for p in parameters], 1 - decay)
         state.step = step + 1
         state.rows.append((step + 1, total))
+        if state.step in keep:
+            state.kept[state.step] = [average.cpu().clone() for average in state.ema]
         bar.set_postfix(loss=f"{total:.4f}", refresh=False)
         if checkpoint is not None and state.step % schedule.checkpoint_every_steps == 0:
             _save_checkpoint(checkpoint, parameters, optimizer, state)
@@ -100,6 +104,7 @@ def _save_checkpoint(
             "ema": state.ema,
             "optimizer": optimizer.state_dict(),
             "rows": state.rows,
+            "kept": state.kept,
         },
         staged,
     )
@@ -114,4 +119,5 @@ def _resume(
         for parameter, value in zip(parameters, saved["parameters"], strict=True):
             parameter.copy_(value)
     optimizer.load_state_dict(saved["optimizer"])
-    return Progress(saved["step"], saved["ema"], [(int(s), float(v)) for s, v in saved["rows"]])
+    rows = [(int(s), float(v)) for s, v in saved["rows"]]
+    return Progress(saved["step"], saved["ema"], rows, saved.get("kept", {}))

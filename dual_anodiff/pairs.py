@@ -43,6 +43,11 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.image)
 
+    def __getitem__(self, index: Tensor) -> "PairSet":
+        """Those that `index` names. Shape: (k,) int, or (n,) bool."""
+        part = None if self.anomaly is None else self.anomaly[index]
+        return PairSet(self.image[index], self.mask[index], part)
+
 
 def flip_names(horizontal: bool, vertical: bool) -> tuple[str, ...]:
     """The ways a picture may be mirrored, as it is first."""

@@ -26,12 +26,14 @@ from dual_anodiff.adapter import AdapterCard, adapter_config, attach_adapter, lo
 from dual_anodiff.attention import BackgroundMemory
 from dual_anodiff.background import check_backgrounds, encode_backgrounds, pick_background, recall
 from dual_anodiff.base import fingerprint, load_base
+from dual_anodiff.conditioning import Conditioning, check_where, draw_regions
 from dual_anodiff.config import GenerateConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, mask_to_pil, to_pil
 from dual_anodiff.masks import mask_from_part
 from dual_anodiff.normals import fuse_normals
 from dual_anodiff.objective import decode, encode_prompts, seeded
+from dual_anodiff.refine import refine
 
 SCHEDULERS: dict[str, Any] = {
     "dpmsolver++": DPMSolverMultistepScheduler,
@@ -67,19 +69,28 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def from_adapter(cls, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> Self:
+    def from_adapter(
+        cls,
+        folder: Path | str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        step: int | None = None,
+        strength: float = 1.0,
+    ) -> Self:
         """The adapter's own base, with the adapter on it. Raises: AdapterError, BaseModelError."""
         card = read_card(Path(folder))
         # Normals are fused in float32: what they add is smaller than bf16's rounding of what is there.
         first = dtype if card.normals is None else torch.float32
         pipe: Self = load_base(cls, card.base, revision=card.revision, dtype=first)
-        pipe.load_adapter(folder)
+        pipe.load_adapter(folder, step=step, strength=strength)
         for module in (pipe.vae, pipe.unet, pipe.text_encoder):
             torch.nn.Module.to(module, dtype=dtype)
         return pipe
 
-    def load_adapter(self, folder: Path | str) -> Self:
-        """Put a fine-tuned adapter on this base.
+    def load_adapter(
+        self, folder: Path | str, *, step: int | None = None, strength: float = 1.0
+    ) -> Self:
+        """Put a fine-tuned adapter on this base, that of a kept step if one is given, its LoRA at a share of 0 to 2.
 
         Raises: AdapterError if one is on already, or it was made for another base.
         """
@@ -89,7 +100,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         if card.normals is not None:
             fuse_normals(self.unet, Path(folder), expected=card.normals)
         attach_adapter(self.unet, self.text_encoder, adapter_config(card))
-        load_weights(Path(folder), self.unet, self.text_encoder)
+        load_weights(Path(folder), self.unet, self.text_encoder, step=step, strength=strength)
         # Module.to, since diffusers' own warns of a cast that an adapter made in float32 cannot do without.
         torch.nn.Module.to(self.unet, self.device, self.vae.dtype).requires_grad_(False)
         self.text_encoder.to(self.device, self.vae.dtype).requires_grad_(False)
@@ -109,14 +120,17 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         anomaly_prompt: str | None = None,
         mask_threshold: float | None = None,
         min_area_px: int = 4,
+        refine_masks: bool = True,
         size_px: int | None = None,
         background: Literal["auto", "exact", "fast"] = "auto",
         unguided_background: Literal["same", "grey"] = "same",
+        regions: Tensor | None = None,
     ) -> DualAnoDiffOutput:
         """Draw `num_pairs` pairs in one batch; pair i depends on seeds[i] and backgrounds[i] alone, not on its batch.
 
         Args left None come from the adapter's card; seeds default to 0, 1, 2, … An adapter trained with a background
         needs one a pair: a picture and its object's mask, or tensors as `load_background` gives them.
+        `regions`: where each pair's defect is to be, (num_pairs, h, w) bool of any size, as `draw_regions` gives them.
         Units: guidance_scale 1 is none; mask_threshold is a distance from the background in [0, 1]; sizes in px.
         Raises: InputError if seeds or backgrounds and num_pairs disagree, or backgrounds are given to an adapter without
         any; AdapterError without an adapter, or without the backgrounds that it needs.
@@ -129,11 +143,13 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         parts = self.sample(
             seeds, backgrounds=backgrounds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             image_prompt=image_prompt, anomaly_prompt=anomaly_prompt, size_px=size_px,
-            background=background, unguided_background=unguided_background,
+            background=background, unguided_background=unguided_background, regions=regions,
         )  # fmt: skip
         images, anomalies = parts[:, 0], parts[:, 1]
         threshold = self._card().mask_threshold if mask_threshold is None else mask_threshold
         masks = mask_from_part(anomalies, threshold, min_area_px)
+        if refine_masks:
+            masks = refine(images, anomalies, masks, threshold)
         return DualAnoDiffOutput(
             images=[to_pil(i) for i in images],
             anomalies=[to_pil(a) for a in anomalies],
@@ -153,6 +169,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         size_px: int | None = None,
         background: Literal["auto", "exact", "fast"] = "auto",
         unguided_background: Literal["same", "grey"] = "same",
+        regions: Tensor | None = None,
     ) -> Tensor:
         """Both branches' pictures; arguments as in a call. Shape: (len(seeds), f=2, 3, h, w) float32 in [-1, 1]."""
         card, device, dtype = self._card(), self.device, self.unet.dtype
@@ -161,6 +178,9 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         generators = [seeded(seed) for seed in seeds]
         channels = self.unet.config.in_channels
         noise = torch.stack([torch.randn(2, channels, side, side, generator=g) for g in generators])
+        held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side)
+        if held is not None:
+            noise = noise + held.push
         latents = noise.flatten(0, 1).to(device)  # ((b f), c, h, w)
         prompts = [image_prompt or card.image_prompt, anomaly_prompt or card.anomaly_prompt]
         text = encode_prompts(self.tokenizer, self.text_encoder, [*prompts, "", ""]).to(dtype)
@@ -178,6 +198,8 @@ class DualAnoDiffPipeline(DiffusionPipeline):
             else {}
         )
         for t in self.progress_bar(self.scheduler.timesteps):
+            if held is not None:
+                latents = held.hold(latents, noise[:, 1], self.scheduler, t)
             scaled = self.scheduler.scale_model_input(latents, t).to(dtype)
             both = torch.cat([scaled, scaled]) if guided else scaled  # ((cfg b f), c, h, w)
             seen = {"background": recalled(t)} if recalled else None
@@ -187,6 +209,8 @@ class DualAnoDiffPipeline(DiffusionPipeline):
                 without, with_prompt = predicted.chunk(2)
                 predicted = without + guidance_scale * (with_prompt - without)
             latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
+        if held is not None:
+            latents = held.hold(latents, noise[:, 1], self.scheduler, None)
         pictures = decode(self.vae, latents.to(self.vae.dtype)).float()
         return pictures.unflatten(0, (len(seeds), 2))
 
@@ -238,19 +262,26 @@ def generate_pairs(
     *,
     device: str = "cpu",
     seed: int = 0,
+    first: int = 0,
     backgrounds: Sequence[Background] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
     """Draw `config.num_pairs` pairs into `out`: image/, anomaly/, mask/ and pairs.parquet with one row a pair.
 
-    Files that a killed run has finished are kept, pair i's pixels depend on (seed, i) and its background alone, which
-    is one of `backgrounds`, chosen by (seed, i), and named in the table's column `background`.
-    Raises: AdapterError, BaseModelError; InputError for backgrounds that the adapter doesn't take or can't be read.
+    The pairs are number `first` and those after it. Files that a killed run has finished are kept, pair i's pixels
+    depend on (seed, i) and its background alone, which is one of `backgrounds`, chosen by (seed, i), and named in the
+    table's column `background`.
+    Raises: AdapterError, BaseModelError; InputError for backgrounds that the adapter doesn't take or can't be read, or
+    a region that can't be had.
     """
     check_backgrounds(read_card(adapter), config.num_pairs, config.num_pairs if backgrounds else 0)
-    chosen = [pick_background(backgrounds, pair_seed(seed, i)) for i in range(config.num_pairs)]
+    check_where(config.where, read_card(adapter))
+    numbers = range(first, first + config.num_pairs)
+    chosen = {i: pick_background(backgrounds, pair_seed(seed, i)) for i in numbers}
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    pipe = DualAnoDiffPipeline.from_adapter(adapter, dtype=dtype).to(device)
+    pipe = DualAnoDiffPipeline.from_adapter(
+        adapter, dtype=dtype, step=config.adapter_step, strength=config.adapter_strength
+    ).to(device)
     card = pipe._card()
     if fingerprint(card.base) != card.base_fingerprint:
         raise AdapterError(
@@ -260,7 +291,7 @@ def generate_pairs(
     pipe.set_progress_bar_config(disable=not progress, leave=False, desc="denoise")
     for kind in ("image", "anomaly", "mask"):
         (out / kind).mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(config.num_pairs) if not (out / "mask" / f"{i:06}.png").is_file()]
+    missing = [i for i in numbers if not (out / "mask" / f"{i:06}.png").is_file()]
     for start in range(0, len(missing), config.batch_size):
         index = missing[start : start + config.batch_size]
         pairs = pipe(
@@ -271,8 +302,10 @@ def generate_pairs(
             guidance_scale=config.guidance_scale,
             mask_threshold=None if config.mask.threshold == "auto" else config.mask.threshold,
             min_area_px=config.mask.min_area_px,
+            refine_masks=config.mask.refine,
             background=config.background,
             unguided_background=config.unguided_background,
+            regions=draw_regions(config.where, card, [pair_seed(seed, i) for i in index], card.size_px),
         )
         for i, image, anomaly, mask in zip(index, pairs.images, pairs.anomalies, pairs.masks, strict=True):
             for kind, picture in (("image", image), ("anomaly", anomaly), ("mask", mask)):
@@ -280,7 +313,7 @@ def generate_pairs(
                 staged = out / kind / f"{i:06}.part"
                 picture.save(staged, format="PNG")
                 staged.replace(staged.with_suffix(".png"))
-    table = pd.DataFrame([_row(out, i, seed, chosen[i]) for i in range(config.num_pairs)])
+    table = pd.DataFrame([_row(out, i, seed, chosen[i]) for i in numbers])
     table.to_parquet(out / "pairs.parquet", index=False)
     return table
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from dual_anodiff.adapter import AdapterCard, adapter_parameters, attach_adapter, save_adapter
 from dual_anodiff.background import remember
 from dual_anodiff.base import fingerprint, load_base
+from dual_anodiff.conditioning import trace_shots
 from dual_anodiff.config import FinetuneConfig, MaskConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, Shot, load_background, load_shot
@@ -122,6 +123,7 @@ def train(
         name="finetune",
         device=device,
         checkpoint=checkpoint,
+        keep=config.keep_checkpoints,
         progress=progress,
     )
     names = [name for name, _ in adapter_parameters(unet, text_encoder)]
@@ -139,11 +141,13 @@ def train(
         mask_iou=mask_iou,
         seed=seed,
         normals=fused,
+        shots=trace_shots(cached.mean[:, 0, :2], masks[:, 0] > 0.5),
     )
     write_losses(out / "training.csv", trained.rows)
     if normals is not None:
         shutil.copyfile(normals / NORMALS, out / NORMALS)
-    save_adapter(out, card, dict(zip(names, trained.ema, strict=True)))
+    kept = {step: dict(zip(names, then, strict=True)) for step, then in trained.kept.items()}
+    save_adapter(out, card, dict(zip(names, trained.ema, strict=True)), kept)
     return card
 
 

@@ -1,20 +1,22 @@
-"""One category: prepare → adapt → finetune → generate, for each defect → localize, classify, detect, for each training
-set and seed → the same at the doses asked for → report. The base adapts to the normals once, where the run asks for it.
+"""One category: prepare → objects → adapt → finetune → generate → curate → quality, for each defect → localize,
+classify, detect, for each training set and seed → the same at the doses asked for → report. The base adapts to the
+normals once, where the run asks for it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from prefect import State, flow
 from prefect.states import Completed, Failed
 
 from flows.doses import train_doses
-from flows.steps import draw_pairs, train_model
+from flows.steps import Shared, draw_pairs, train_model
 from tasks.artifacts import Artifact
 from tasks.config import RunConfig
 from tasks.models import Pictures, Trained, defects_without_pairs, why_not
 from tasks.native import warn_of_small_defects
 from tasks.normals import adapt, plan_adapt
+from tasks.objects import objects, plan_objects, read_object_masks, without_texture
 from tasks.prepare import defects_of, plan_prepare, prepare
 from tasks.report import plan_report, report
 from tasks.runtime import StageOutcome, StageResult, outcome, run
@@ -37,17 +39,22 @@ def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
     prepared = plan_prepare(config, category)
     run(prepare, prepared, config=config).result()  # a hit, unless this flow was started by itself
 
-    stages: list[StageOutcome] = []
-    normals = plan_adapt(config, prepared)
-    adapted: list[State[StageResult]] = []
-    if normals is not None:
-        adapted = [run(adapt, normals, prepared=prepared, config=config)]
-        stages.append(outcome(normals, *adapted))
+    found = plan_objects(config, prepared)
+    stages = [outcome(found, run(objects, found, prepared=prepared, config=config))]
+    if stages[-1].artifact is None:
+        return finished(CategoryOutcome(category, tuple(stages)))
+    config = without_texture(config, category, read_object_masks(found))
+    shared = Shared(prepared, found, plan_adapt(config, prepared))
+    if shared.normals is not None:
+        adapted = run(adapt, shared.normals, prepared=prepared, config=config)
+        stages.append(outcome(shared.normals, adapted))
+        shared = replace(shared, states=(adapted,))
 
     defects = defects_of(prepared, config)
     warn_of_small_defects(config, prepared, defects)
-    generated, made = draw_pairs(config, prepared, defects, normals, adapted)
-    stages += made
+    drawn = draw_pairs(config, shared, defects)
+    stages += drawn.stages
+    generated = drawn.pairs
     if not generated:
         return finished(CategoryOutcome(category, tuple(stages)))
 
@@ -63,7 +70,7 @@ def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
             baselines[baseline], waits[baseline] = out, [pasted]
 
     pictures = Pictures(prepared, generated, baselines)
-    without_pairs = defects_without_pairs(pictures, config)
+    without_pairs = defects_without_pairs(pictures)
     trained: list[Trained] = []
     for model, name in product(config.compare.models, config.compare.training_sets):
         reason = why_not(config, model, name, list(generated), without_pairs)
@@ -74,12 +81,19 @@ def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
             finished_one, stage = train_model(config, model, pictures, name, seed, waits.get(name, []))
             stages.append(stage)
             trained += [finished_one] if finished_one is not None else []
-    dosed, made = train_doses(config, pictures, normals, adapted, trained)
+    dosed, made = train_doses(config, pictures, shared, trained)
     stages += made
 
-    table = plan_report(config, prepared, generated, trained, dosed)
+    table = plan_report(config, prepared, generated, drawn.quality, trained, dosed)
     drawn_up = run(
-        report, table, prepared=prepared, generated=generated, trained=trained, dosed=dosed, config=config
+        report,
+        table,
+        prepared=prepared,
+        generated=generated,
+        measured=drawn.quality,
+        trained=trained,
+        dosed=dosed,
+        config=config,
     )
     stages.append(outcome(table, drawn_up))
     return finished(CategoryOutcome(category, tuple(stages), table if stages[-1].artifact else None))

@@ -3,6 +3,7 @@
 Imports of pandas, Prefect and torch wait until a command needs them: `--help` answers in half a second.
 """
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -93,6 +94,20 @@ def generate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: generate.guidance_scale=3.")
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BOX|FILE",
+            help="Defects there: x0,y0,x1,y1 in shares of the picture or px of it, or a mask file.",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN-MAX|shots",
+            help="Defects as large, at random places (in --where): shares of the side, 0.05-0.2.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the pairs.")] = 0,
     device: Device = "auto",
     verbose: Verbose = False,
@@ -102,7 +117,7 @@ def generate(
         from tasks.config import load_config
         from tasks.generate import build_generate
 
-        changes = [*(set_ or []), f"generate.num_pairs={num_pairs}"]
+        changes = [*(set_ or []), f"generate.num_pairs={num_pairs}", *_wish(where, size)]
         loaded = load_config(config or "mvtec", changes, data=Path())
         build_generate(adapter, loaded.generate, folder, device=device, seed=seed)
     out.print(f"{num_pairs} pairs in {folder}", highlight=False)
@@ -169,6 +184,33 @@ def print_summary(summary: "RunSummary") -> None:
     console.print(f"{summary.folder}", highlight=False, soft_wrap=True)
     for sheet in summary.sheets:
         console.print(f"{sheet}", highlight=False, soft_wrap=True)
+
+
+def _wish(where: str | None, size: str | None) -> list[str]:
+    """--where and --size as changes of the configuration. Raises: ConfigError if one can't be read."""
+    from tasks.errors import ConfigError
+
+    changes = []
+    if where is not None:
+        try:
+            box = [float(number) for number in where.split(",")]
+        except ValueError:
+            if not Path(where).is_file():
+                raise ConfigError(f"--where: {where!r} is neither a box x0,y0,x1,y1 nor a mask file") from None
+            changes.append(f"generate.where.region={json.dumps(where)}")
+        else:
+            if len(box) != 4:
+                raise ConfigError(f"--where: {where!r} has {len(box)} numbers; a box is x0,y0,x1,y1")
+            changes.append(f"generate.where.region={box}")
+    if size == "shots":
+        changes.append("generate.where.size=shots")
+    elif size is not None:
+        try:
+            low, high = (float(number) for number in size.split("-"))
+        except ValueError:
+            raise ConfigError(f"--size: {size!r} is no MIN-MAX such as 0.05-0.2, nor 'shots'") from None
+        changes.append(f"generate.where.size=[{low}, {high}]")
+    return changes
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -4,26 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from prefect import State
-
-from flows.steps import draw_pairs, train_model
-from tasks.artifacts import Artifact
+from flows.steps import Shared, draw_pairs, train_model
 from tasks.config import RunConfig
 from tasks.models import Dose, Dosed, Pictures, Trained, defects_without_pairs, dose_of_pairs, why_no_dose
-from tasks.runtime import StageOutcome, StageResult
+from tasks.runtime import StageOutcome
 from tasks.train import plan_model
 
 
 def train_doses(
-    config: RunConfig,
-    full: Pictures,
-    normals: Artifact | None,
-    adapted: Sequence[State[StageResult]],
-    trained: Sequence[Trained],
+    config: RunConfig, full: Pictures, shared: Shared, trained: Sequence[Trained]
 ) -> tuple[list[Dosed], list[StageOutcome]]:
     """Every model at every dose and with every seed; `trained` ones are not trained again."""
     doses = [dose_of_pairs(full, count, config) for count in config.compare.doses.pairs]
-    of_shots, stages = draw_shots(config, full, normals, adapted)
+    of_shots, stages = draw_shots(config, full, shared)
     doses += of_shots
     done = {each.artifact.ref: each for each in trained}
     dosed: list[Dosed] = []
@@ -44,9 +37,7 @@ def train_doses(
     return dosed, stages
 
 
-def draw_shots(
-    config: RunConfig, full: Pictures, normals: Artifact | None, adapted: Sequence[State[StageResult]]
-) -> tuple[list[Dose], list[StageOutcome]]:
+def draw_shots(config: RunConfig, full: Pictures, shared: Shared) -> tuple[list[Dose], list[StageOutcome]]:
     """Pairs of adapters that saw only so many shots; the last dose is what the split gives, and is there."""
     if not config.compare.doses.shots:
         return [], []
@@ -56,11 +47,11 @@ def draw_shots(
     for count in config.compare.doses.shots:
         if count == config.split.shots:
             continue
-        generated, made = draw_pairs(config, full.prepared, defects, normals, adapted, count)
-        stages += made
-        if len(generated) == len(defects):  # else of other test pictures, so no point of the same curve
-            pictures = replace(full, generated=generated, max_shots=count)
-            defects_without_pairs(pictures, config)
+        drawn = draw_pairs(config, shared, defects, count)
+        stages += drawn.stages
+        if len(drawn.pairs) == len(defects):  # else of other test pictures, so no point of the same curve
+            pictures = replace(full, generated=drawn.pairs, max_shots=count)
+            defects_without_pairs(pictures)
             doses.append(Dose("shots", count, "generated+real", pictures))
     doses.append(Dose("shots", int(config.split.shots), "generated+real", full))
     return doses, stages

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 from rich.table import Table
 
+from tasks.models import reasons_text
 from tasks.report import RunSummary
 
 FIGURES = {
@@ -18,6 +19,13 @@ FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
+}
+QUALITY = {
+    "kid_encoder": "KID (encoder)",
+    "coverage": "coverage",
+    "mask_alignment": "mask alignment",
+    "background_distance": "background",
+    "near_copies": "near copies",
 }
 NAIVE = "naive split: the same part may be on both sides; these figures do not count"
 DOSES = {"pairs": "generated pairs", "shots": "real shots"}
@@ -54,6 +62,28 @@ def _fill(table: Table, rows: pd.DataFrame, model: str) -> Table:
         cells = [percent(means.get(metric)) for metric in figures]
         n = f"{of_set['n_good'].iloc[0]} good, {of_set['n_defect'].iloc[0]} defect"
         table.add_row(str(category), str(training_set), *cells, n)
+    return table
+
+
+def pairs_table(summary: RunSummary) -> Table:
+    """Of each defect type: how many pairs were drawn, how many passed, why the others did not, what they are worth."""
+    table = Table(title="Generated pairs")
+    table.caption = (
+        "Figures of the pairs that pass, against the few shots; background 1 is as good as a normal's."
+    )
+    for name in ("category", "defect", "drawn", "pass", *QUALITY.values(), "refused for"):
+        table.add_column(name, justify="left" if name in ("category", "defect", "refused for") else "right")
+    values = pd.Series(dtype=float)
+    if len(summary.quality):
+        of_passed = summary.quality[summary.quality["pairs"] == "accepted"]
+        values = of_passed.set_index(["category", "defect", "metric"])["value"]
+    for (category, defect), of_type in summary.pairs.groupby(["category", "label"], sort=False):
+        figures = [values.get((category, defect, metric)) for metric in QUALITY]
+        cells = ["–" if value is None or pd.isna(value) else f"{value:.3f}" for value in figures]
+        passed = int((of_type["reasons"] == "").sum())
+        table.add_row(
+            str(category), str(defect), str(len(of_type)), str(passed), *cells, reasons_text(of_type)
+        )
     return table
 
 
@@ -139,6 +169,8 @@ def dose_table(summary: RunSummary, kind: str) -> Table:
 
 def tables_of(summary: RunSummary) -> Iterator[Table | str]:
     """All that a run prints of its figures and failures, in order."""
+    if len(summary.pairs):
+        yield pairs_table(summary)
     for model in summary.metrics["model"].unique() if len(summary.metrics) else ():
         yield figures_table(summary, model)
     if len(summary.metrics) and summary.metrics["model"].isin(MAP_MODELS).any():

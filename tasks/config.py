@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 from downstream.training_sets import TrainingSetName
-from dual_anodiff.config import FinetuneConfig, GenerateConfig, NativeConfig, ObjectsConfig, QualityConfig
+from dual_anodiff.config import (
+    CurateConfig,
+    FinetuneConfig,
+    GenerateConfig,
+    NativeConfig,
+    ObjectsConfig,
+    QualityConfig,
+    SearchConfig,
+)
 from tasks.errors import ConfigError
 from tasks.split import SplitConfig
 
@@ -65,13 +73,6 @@ class CompareConfig(BaseModel):
         min_length=1,
         max_length=100,
         description="Train with each seed; figures are their mean.",
-    )
-    # A mask of the whole picture is how a defect's part drawn without a background ends; it teaches nothing.
-    max_mask_share: float = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="Pairs whose mask covers more of the picture are refused, as those with an empty mask are.",
     )
     oracle: bool = Field(
         False,
@@ -131,11 +132,17 @@ class RunConfig(BaseModel):
     generate: GenerateConfig = Field(
         default_factory=GenerateConfig, description="Drawing of image-mask pairs."
     )
+    search: SearchConfig = Field(
+        default_factory=SearchConfig, description="Settings of generate to try for each defect type."
+    )
     native: NativeConfig = Field(
         default_factory=NativeConfig, description="Crops for defects too small to see in the scaled picture."
     )
     quality: QualityConfig = Field(
         default_factory=QualityConfig, description="Figures of the generated pairs."
+    )
+    curate: CurateConfig = Field(
+        default_factory=CurateConfig, description="Which pairs are refused, and how many more are drawn."
     )
     compare: CompareConfig = Field(
         default_factory=CompareConfig, description="Models, training sets and seeds to compare."
@@ -150,6 +157,25 @@ class RunConfig(BaseModel):
     report: ReportConfig = Field(
         default_factory=ReportConfig, description="Intervals, and the picture sheets."
     )
+
+    @model_validator(mode="after")
+    def _steps_are_kept(self) -> "RunConfig":
+        kept = self.finetune.keep_checkpoints
+        for name, asked in (
+            ("search.adapter_step", self.search.adapter_step),
+            ("generate.adapter_step", (self.generate.adapter_step,)),
+        ):
+            lost = sorted(step for step in asked if step is not None and step not in kept)
+            if lost:
+                raise ValueError(
+                    f"{name}: {lost} not in finetune.keep_checkpoints ({list(kept)}); add them there"
+                )
+        late = [step for step in kept if step > self.finetune.train_steps]
+        if late:
+            raise ValueError(
+                f"finetune.keep_checkpoints: {late} after the last step, finetune.train_steps {self.finetune.train_steps}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _doses_can_be_had(self) -> "RunConfig":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tasks.config import ModelName, RunConfig, pairs_to_train_on
-from tasks.models import Dosed, refused_counts
+from tasks.models import Dosed, accepted
 
 if TYPE_CHECKING:
     from downstream.dose import Advice, DoseCurve, DoseKind
@@ -93,8 +93,7 @@ def short_of_pairs(category: str, pairs: pd.DataFrame, config: RunConfig) -> lis
     largest = max(config.compare.doses.pairs, default=0)
     lines = []
     for defect, of_type in pairs.groupby("label", sort=True):
-        refused = refused_counts(of_type["mask_share"].tolist(), config.compare.max_mask_share)
-        there = pairs_to_train_on(len(of_type) - sum(refused.values()))
+        there = pairs_to_train_on(len(accepted(of_type, config)))
         if there < largest:
             lines.append(
                 f"{category}: `{defect}` has {there} usable pairs to train on, so larger doses add none of it"

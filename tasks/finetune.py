@@ -10,6 +10,7 @@ from dual_anodiff.config import FinetuneConfig
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
+from tasks.objects import ObjectMasks, read_object_masks
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import first_shots
@@ -26,11 +27,12 @@ def plan_finetune(
     defect: str,
     normals: Artifact | None = None,
     max_shots: int | None = None,
+    objects: Artifact | None = None,
 ) -> Artifact:
     """Name the adapter; `normals` is what the base learns first, None for the base as it is.
 
-    `max_shots`: of the split's shots, where a dose limits them. Raises: BaseModelError if the base is a folder
-    without a pipeline.
+    `max_shots`: of the split's shots, where a dose limits them. `objects`: masks of the objects in the shots, for an
+    adapter with a background, else None. Raises: BaseModelError if the base is a folder without a pipeline.
     """
     return plan(
         config.store,
@@ -43,6 +45,7 @@ def plan_finetune(
         base=base_digest(config.finetune),
         normals=normals,
         seed=config.seed,
+        **({} if objects is None else {"objects": objects}),
         **({} if max_shots is None else {"max_shots": max_shots}),
         **config.finetune.model_dump(exclude=NOT_IN_KEY),
     )
@@ -61,6 +64,7 @@ def finetune(
     normals: Artifact | None,
     config: RunConfig,
     max_shots: int | None = None,
+    objects: Artifact | None = None,
 ) -> StageResult:
     """Fine-tune the generator on one defect type; a killed training resumes from its checkpoint."""
 
@@ -76,6 +80,7 @@ def finetune(
             device=device,
             seed=config.seed,
             normals=None if normals is None else normals.path,
+            objects=None if objects is None else read_object_masks(objects),
             checkpoint=staged.checkpoint,
         )
 
@@ -91,6 +96,7 @@ def build_finetune(
     device: str = "cpu",
     seed: int = 0,
     normals: Path | None = None,
+    objects: ObjectMasks | None = None,
     checkpoint: Path | None = None,
 ) -> None:
     """Train an adapter on the shots of `defect` and write it to `out`. Raises: DataError if there is none."""
@@ -103,7 +109,16 @@ def build_finetune(
     files = zip(rows["image_path"], rows["mask_path"], strict=True)
     shots = [Shot(Path(image), Path(mask)) for image, mask in files]
     named = name_prompts(config, str(rows["category"].iloc[0]), defect)
-    train(shots, named, out, device=device, seed=seed, normals=normals, checkpoint=checkpoint)
+    train(
+        shots,
+        named,
+        out,
+        device=device,
+        seed=seed,
+        objects=None if objects is None else [objects.of(shot.image) for shot in shots],
+        normals=normals,
+        checkpoint=checkpoint,
+    )
 
 
 def name_prompts(config: FinetuneConfig, category: str, defect: str) -> FinetuneConfig:

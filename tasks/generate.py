@@ -1,76 +1,154 @@
 """Stage generate: image–mask pairs of one defect type, drawn with its adapter."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.config import GenerateConfig
-from tasks.artifacts import Artifact, Staged, plan
+from dual_anodiff.config import CurateConfig, GenerateConfig, WhereConfig
+from tasks.artifacts import Artifact, Staged, file_digest, plan
 from tasks.config import RunConfig
+from tasks.errors import ConfigError
+from tasks.objects import normal_backgrounds, read_object_masks
+from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, resolve_device, run_stage
 
-VERSION = 2
+if TYPE_CHECKING:
+    from dual_anodiff.images import Background
+
+VERSION = 3
 # A pair depends on its own seed alone, not on the batch that it is drawn in.
-NOT_IN_KEY = {"batch_size"}
+# Where the defects are to be counts where it is wished, a file of it by what is in it.
+NOT_IN_KEY = {"batch_size", "where"}
+PATHS = ("image_path", "anomaly_path", "mask_path")
 
 
-def plan_generate(config: RunConfig, adapter: Artifact, defect: str) -> Artifact:
-    """Name the pairs."""
+def plan_generate(
+    config: RunConfig,
+    adapter: Artifact,
+    *,
+    first: int = 0,
+    num_pairs: int | None = None,
+    objects: Artifact | None = None,
+) -> Artifact:
+    """Name the pairs number `first` and after; None: as many as the config says.
+
+    `objects`: masks of the objects in the normals, for an adapter with a background, else None.
+    """
+    count = config.generate.num_pairs if num_pairs is None else num_pairs
     return plan(
         config.store,
         "generate",
         VERSION,
         adapter.category,
-        label=adapter.label,
+        label=adapter.label + (f", from {first}" if first else ""),
         adapter=adapter,
         seed=config.seed,
-        **config.generate.model_dump(exclude=NOT_IN_KEY),
+        **({"first": first} if first else {}),
+        **({} if objects is None else {"objects": objects}),
+        **_where_key(config.generate.where),
+        **(config.generate.model_dump(exclude=NOT_IN_KEY) | {"num_pairs": count}),
     )
 
 
+def _where_key(where: WhereConfig) -> dict[str, Any]:
+    """What is wished as a part of the pairs' key; nothing without a wish. Raises: ConfigError without the file."""
+    if not where.on:
+        return {}
+    region: Any = where.region
+    if isinstance(region, Path):
+        if not region.is_file():
+            raise ConfigError(
+                f"generate.where.region: {region} is no file; give a mask, or a box x0,y0,x1,y1"
+            )
+        region = file_digest(region)
+    return {"where": {"region": region, "size": where.size}}
+
+
 @task(name="generate", **STAGE)
-def generate(out: Artifact, adapter: Artifact, config: RunConfig) -> StageResult:
-    """Draw pairs; a killed run keeps those it has finished."""
+def generate(
+    out: Artifact,
+    adapter: Artifact,
+    config: RunConfig,
+    prepared: Artifact | None = None,
+    objects: Artifact | None = None,
+) -> StageResult:
+    """Draw the pairs that `out` names; a killed run keeps those it has finished.
+
+    With `objects` each pair gets a background: a normal of the training side of `prepared`.
+    """
 
     def make(staged: Staged, device: str) -> None:
-        build_generate(adapter.path, config.generate, staged.out, device=device, seed=config.seed)
+        backgrounds: list[Background] = []
+        if prepared is not None and objects is not None:
+            backgrounds = normal_backgrounds(read_samples(prepared, config.data), read_object_masks(objects))
+        asked = config.generate.model_copy(update={"num_pairs": out.inputs["num_pairs"]})
+        build_generate(
+            adapter.path,
+            asked,
+            staged.out,
+            device=device,
+            seed=config.seed,
+            first=out.inputs.get("first", 0),
+            backgrounds=backgrounds,
+        )
 
     return run_stage(out, config.device, make, heavy=True, resumable=True)
 
 
 def build_generate(
-    adapter: Path, config: GenerateConfig, out: Path, *, device: str = "cpu", seed: int = 0
+    adapter: Path,
+    config: GenerateConfig,
+    out: Path,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    first: int = 0,
+    backgrounds: Sequence["Background"] = (),
 ) -> None:
-    """Draw pairs with an adapter's folder into `out`, which may hold the first of them already."""
+    """Draw pairs with an adapter's folder into `out`, which may hold some of them already."""
     from dual_anodiff.pipeline import generate_pairs
 
-    generate_pairs(adapter, config, out, device=resolve_device(device), seed=seed)
+    generate_pairs(
+        adapter,
+        config,
+        out,
+        device=resolve_device(device),
+        seed=seed,
+        first=first,
+        backgrounds=backgrounds,
+    )
 
 
 def read_pairs(generated: Mapping[str, Artifact]) -> pd.DataFrame:
-    """The pairs of several defect types as one table.
+    """The pairs of several defect types as one table, drawn, blended or curated ones.
 
     Columns: label (defect type), image_path, anomaly_path, mask_path (absolute), index, seed, mask_share,
-    adapter_key (the adapter's name in any store).
+    adapter_key (the adapter's name in any store), reasons (why refused, "" for an accepted pair; where nothing judged
+    them but their masks: empty or too large), and whatever else their stages wrote.
     """
     tables = []
     for defect, artifact in sorted(generated.items()):
-        table = pd.read_parquet(artifact.path / "pairs.parquet").assign(
-            label=defect, adapter_key=artifact.inputs["adapter"]
-        )
-        for column in ("image_path", "anomaly_path", "mask_path"):
-            table[column] = [str(artifact.path.resolve() / path) for path in table[column]]
+        table = pd.read_parquet(artifact.path / "pairs.parquet").assign(label=defect)
+        if "adapter_key" not in table:
+            table["adapter_key"] = artifact.inputs["adapter"]
+        if "reasons" not in table:
+            table["reasons"] = [_mask_fault(share) for share in table["mask_share"]]
+        for column in PATHS:
+            # A curated pair lies in the artifact that drew it: "../../../generate/...".
+            table[column] = [os.path.normpath(artifact.path.resolve() / path) for path in table[column]]
         tables.append(table)
-    columns = [
-        "label",
-        "image_path",
-        "anomaly_path",
-        "mask_path",
-        "index",
-        "seed",
-        "mask_share",
-        "adapter_key",
-    ]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    columns = ["label", *PATHS, "index", "seed", "mask_share", "adapter_key", "reasons"]
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    joined = pd.concat(tables, ignore_index=True)
+    return joined[[*columns, *(name for name in joined if name not in columns)]]
+
+
+def _mask_fault(share: float) -> str:
+    if share == 0:
+        return "mask empty"
+    return "mask too large" if share > CurateConfig().max_mask_share else ""

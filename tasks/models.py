@@ -74,13 +74,12 @@ def rows_of(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> tup
     if pictures.max_shots is not None:
         samples = first_shots(samples, pictures.max_shots)
     pairs = read_pairs(pictures.generated)
-    limit = config.compare.max_mask_share
-    usable = pairs[[why_refused(share, limit) is None for share in pairs["mask_share"]]]
+    usable = accepted(pairs, config)
     if len(pairs) and usable.empty:
         raise DataError(
-            f"{pictures.prepared.category}: every one of {len(pairs)} generated pairs is refused, for a mask that is "
-            f"empty or covers more than {limit:.0%} (compare.max_mask_share); look at the picture sheets, then "
-            "raise finetune.train_steps or set generate.mask.threshold"
+            f"{pictures.prepared.category}: every one of {len(pairs)} generated pairs is refused: "
+            f"{reasons_text(pairs)}; look at the sheet of refused pairs, then raise finetune.train_steps, set "
+            "generate.mask.threshold, or leave the reason out of curate.rules"
         )
     baselines: dict[str, pd.DataFrame] = {
         each: read_baseline(made) for each, made in pictures.baselines.items() if each == name
@@ -99,33 +98,35 @@ def first_pairs(rows: TrainingSet, count: int) -> TrainingSet:
     return TrainingSet(rows.name, rows.train.drop(too_many[too_many].index).reset_index(drop=True), rows.val)
 
 
-def why_refused(mask_share: float, limit: float) -> str | None:
-    """Why nothing is to be learnt from a pair; None for a usable one. `limit`: compare.max_mask_share."""
-    if mask_share == 0:
-        return "mask empty"
-    return f"mask over {limit:.0%}" if mask_share > limit else None
+def accepted(pairs: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+    """The pairs of each defect type that passed, the first ones as many as were asked for."""
+    return pairs[pairs["reasons"] == ""].groupby("label").head(config.generate.num_pairs)
 
 
-def refused_counts(mask_shares: Sequence[float], limit: float) -> dict[str, int]:
-    """How many pairs are refused for which reason."""
-    reasons = [reason for share in mask_shares if (reason := why_refused(share, limit))]
-    return {reason: reasons.count(reason) for reason in dict.fromkeys(sorted(reasons))}
+def refused_counts(pairs: pd.DataFrame) -> dict[str, int]:
+    """How many pairs are refused for which reason, the most frequent first; a pair may have several."""
+    reasons = pairs["reasons"].str.split("; ").explode()
+    return {str(reason): int(count) for reason, count in reasons[reasons != ""].value_counts().items()}
 
 
-def defects_without_pairs(pictures: Pictures, config: RunConfig) -> list[str]:
-    """The defect types all of whose pairs are refused. Says in one line a type what is refused and why."""
+def reasons_text(pairs: pd.DataFrame) -> str:
+    """`refused_counts` in words."""
+    return ", ".join(f"{count} {reason}" for reason, count in refused_counts(pairs).items())
+
+
+def defects_without_pairs(pictures: Pictures) -> list[str]:
+    """The defect types all of whose pairs are refused. Says in one line a type how many pass, and why not all do."""
     lost = []
     for defect, of_type in read_pairs(pictures.generated).groupby("label", sort=True):
-        counts = refused_counts(of_type["mask_share"].tolist(), config.compare.max_mask_share)
-        if not counts:
+        refused = int((of_type["reasons"] != "").sum())
+        if not refused:
             continue
         label = pictures.generated[str(defect)].label
-        what = f"{label}: {sum(counts.values())} of {len(of_type)} pairs refused"
-        why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        if sum(counts.values()) == len(of_type):
+        why = reasons_text(of_type)
+        if refused == len(of_type):
             lost.append(str(defect))
             why += "; no model learns from this type's pairs"
-        log.warning("%s: %s", what, why)
+        log.warning("%s: %d of %d pairs refused: %s", label, refused, len(of_type), why)
     return lost
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +30,16 @@ from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
 from tasks.generate import read_pairs
+from tasks.objects import read_object_masks
 from tasks.pictures import load_image, load_mask, sha256_of
 from tasks.prepare import SPLIT, read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
-from tasks.samples import COLUMNS, category_folder
+from tasks.samples import COLUMNS
 from tasks.small_defects import small_defects, works_on_crops
 from tasks.split import first_shots, write_split
 
-VERSION_CROP, VERSION_BLEND = 1, 1
+VERSION_CROP, VERSION_BLEND = 1, 2
+PAIRS = "pairs.parquet"
 CROPS = "crops.json"  # side_px, places, left_out
 # What the crops are made by; the rest of NativeConfig is blend's.
 CROPS_BY = {"crop_px", "defect_cells", "max_enlargement", "crops_per_shot", "normal_crops"}
@@ -193,14 +196,13 @@ def plan_blend(
         pairs.category,
         label=pairs.label,
         pairs=pairs,
-        adapter=pairs.inputs["adapter"],
         crops=cropped,
         samples=prepared,
         objects=objects,
         places=config.native.places,
         horizontal_flip=config.finetune.horizontal_flip,
         vertical_flip=config.finetune.vertical_flip,
-        max_mask_share=config.compare.max_mask_share,
+        max_mask_share=config.curate.max_mask_share,
         seed=config.seed,
     )
 
@@ -223,6 +225,7 @@ def blend(
             read_pairs({"": pairs}),
             config,
             staged.out,
+            place=out.path.resolve(),
             object_mask=object_masks_in(objects),
         )
 
@@ -236,15 +239,22 @@ def build_blend(
     config: RunConfig,
     out: Path,
     *,
+    place: Path,
     object_mask: ObjectMask | None = None,
 ) -> pd.DataFrame:
-    """Blend `pairs` (paths absolute) into normals of split "train"; which and where is in pairs.parquet."""
+    """Blend the `pairs` that passed (paths absolute) into normals of split "train"; which and where is in pairs.parquet.
+
+    The refused ones stay as they are, of crop size, with their reasons. `place`: the folder that `out` will become.
+    """
     from dual_anodiff.blend import blend_pairs
 
     normals = samples[(samples["split"] == "train") & (samples["label_index"] == 0)]
     told = json.loads((cropped / CROPS).read_text())
-    return blend_pairs(
-        pairs,
+    passed = pairs["reasons"] == ""
+    if not passed.any():
+        log.warning("blend: no pair passed, so none is put into a whole picture")
+    blended = blend_pairs(
+        pairs[passed],
         [Path(path) for path in sorted(normals["image_path"])],
         [Place(y, x) for y, x in told["places"]] if config.native.places == "shots" else [],
         told["side_px"],
@@ -252,19 +262,30 @@ def build_blend(
         seed=config.seed,
         horizontal=config.finetune.horizontal_flip,
         vertical=config.finetune.vertical_flip,
-        max_mask_share=config.compare.max_mask_share,
+        max_mask_share=config.curate.max_mask_share,
         object_mask=object_mask,
     )
+    scored = pairs[["index", *(name for name in pairs.columns if name not in {*blended.columns, "label"})]]
+    refused = pairs[~passed].drop(columns="label")
+    for column in ("image_path", "anomaly_path", "mask_path"):
+        # From where the artifact will lie: `out` is its staging folder.
+        refused[column] = [os.path.relpath(path, place) for path in refused[column]]
+    table = pd.concat([blended.merge(scored, on="index"), refused]).sort_values("index", ignore_index=True)
+    table.to_parquet(out / PAIRS, index=False)
+    return table
 
 
 def object_masks_in(objects: Artifact | None) -> ObjectMask | None:
-    """The parts' masks: that of CATEGORY/split/label/NAME.jpg is split/label/NAME.png in the artifact."""
-    if objects is None:
+    """The parts' masks at their pictures' size; None for a texture, which is part all over."""
+    masks = None if objects is None else read_object_masks(objects)
+    if masks is None or not masks.has_background:
         return None
 
     def read(picture: Path) -> NDArray[np.bool_] | None:
-        mask = objects.path / picture.relative_to(category_folder(str(picture))).with_suffix(".png")
-        return load_mask(mask) > 127 if mask.is_file() else None
+        with Image.open(picture) as opened:
+            size = opened.size
+        worked_on = Image.fromarray(load_mask(masks.of(picture)))
+        return np.asarray(worked_on.resize(size, Image.Resampling.NEAREST)) > 127
 
     return read
 

@@ -1,7 +1,9 @@
 """Stage objects: which pixels of one category's pictures are object, for each training normal and each shot."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,11 @@ from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.samples import category_folder
 from tasks.sheets import GAP_PX, PAPER, fit, overlay
+
+if TYPE_CHECKING:
+    from dual_anodiff.images import Background
+
+log = logging.getLogger("anodiff")
 
 VERSION = 1
 MASKS, SHEET = "masks", "objects.png"
@@ -117,6 +124,28 @@ def read_object_masks(artifact: Artifact) -> ObjectMasks:
 
     card = read_card(artifact.path)
     return ObjectMasks(card["kind"], card["reason"], artifact.path)
+
+
+def without_texture(config: RunConfig, category: str, masks: ObjectMasks) -> RunConfig:
+    """The category's config: a texture has no background to compensate, so that is off, and said."""
+    if config.finetune.adapter.background == "off" or masks.has_background:
+        return config
+    log.warning("%s: no background compensation (finetune.adapter.background): %s", category, masks.reason)
+    return without_background(config)
+
+
+def without_background(config: RunConfig) -> RunConfig:
+    """The config with background compensation off."""
+    adapter = config.finetune.adapter.model_copy(update={"background": "off"})
+    return config.model_copy(update={"finetune": config.finetune.model_copy(update={"adapter": adapter})})
+
+
+def normal_backgrounds(samples: pd.DataFrame, masks: ObjectMasks) -> list["Background"]:
+    """The normals of the training side, each with its object's mask, sorted by path."""
+    from dual_anodiff.images import Background
+
+    normals = samples[(samples["split"] == "train") & (samples["label_index"] == 0)]
+    return [Background(Path(path), masks.of(path)) for path in sorted(normals["image_path"])]
 
 
 def draw_objects(pictures: list[Path], masks: list[Path]) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from prefect import task
@@ -16,7 +17,12 @@ from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.sheets import SheetRow, draw_sheet
 from tasks.split import first_shots
 
-VERSION = 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dual_anodiff.pairs import PairSet
+
+VERSION = 2
 FIGURES, NEIGHBOURS, SHEET = "quality.parquet", "neighbours.parquet", "neighbours.png"
 # Neither the bundled encoder (128 px) nor LPIPS (256 px) sees more, and thousands of pairs are held at once.
 MAX_SIDE_PX = 256
@@ -85,35 +91,30 @@ def build_quality(samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig,
     `samples`: the split, of which only the training side is read; `pairs`: of one defect type, as `read_pairs` gives
     them. Raises: DataError if there are no pairs, or the training side has no shot of this type, or no normal.
     """
-    from dual_anodiff.images import Shot
-    from dual_anodiff.normals import evenly_spaced
-    from dual_anodiff.pairs import flip_names, load_images, load_pairs, load_shots
+    import torch
+
+    from dual_anodiff.pairs import load_pairs
     from dual_anodiff.quality import quality as measure
 
     if pairs.empty:
         raise DataError("quality: there are no pairs to measure; look at why they were refused")
     defect = str(pairs["label"].iloc[0])
-    known = samples[
-        samples["split"] == "train"
-    ]  # test pictures would make these figures a peek at the result
-    shots, good = known[known["label"] == defect], known[known["label"] == "good"]
-    for label, rows in ((defect, shots), ("good", good)):
-        if rows.empty:
-            raise DataError(f"quality of {defect!r}: the split has no picture of {label!r} to train on")
     size_px = side_px(config)
+    few, normals, flips = known_side(samples, defect, config, size_px)
     images, masks, parts = (
         [Path(path) for path in pairs[column]] for column in ("image_path", "mask_path", "anomaly_path")
     )
-    files = zip(shots["image_path"], shots["mask_path"], strict=True)
-    measured = measure(
-        load_pairs(images, masks, parts, size_px),
-        load_shots([Shot(Path(image), Path(mask)) for image, mask in files], size_px),
-        load_images(
-            evenly_spaced([Path(path) for path in good["image_path"]], config.quality.max_normals), size_px
-        ),
-        config.quality,
-        flips=flip_names(config.finetune.horizontal_flip, config.finetune.vertical_flip),
-    )
+    drawn = load_pairs(images, masks, parts, size_px)
+    measured = measure(drawn, few, normals, config.quality, flips=flips)
+    figures = [measured.figures.assign(pairs="drawn")]
+    passed = torch.tensor((pairs["reasons"] == "").tolist())
+    if passed.all():
+        figures.append(measured.figures.assign(pairs="accepted"))
+    elif passed.any():
+        of_passed = measure(drawn[passed], few, normals, config.quality, flips=flips)
+        figures.append(of_passed.figures.assign(pairs="accepted"))
+    known = samples[samples["split"] == "train"]
+    shots = known[known["label"] == defect]
     names = [Path(path).name for path in shots["image_path"]]
     numbers = pairs["index"].tolist()
     # By name and number in the artifacts: positions within this stage mean nothing elsewhere.
@@ -123,12 +124,36 @@ def build_quality(samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig,
         earlier_pair=[-1 if i < 0 else numbers[i] for i in measured.pairs["earlier_pair"]],
     )
     category = str(known["category"].iloc[0])
-    for table, name in ((measured.figures, FIGURES), (neighbours, NEIGHBOURS)):
+    for table, name in ((pd.concat(figures, ignore_index=True), FIGURES), (neighbours, NEIGHBOURS)):
         table.insert(0, "category", category)
         table.insert(1, "defect", defect)
         table.to_parquet(out / name, index=False)
     files_of = dict(zip(names, (Path(path) for path in shots["image_path"]), strict=True))
     draw_neighbours(neighbours, pairs, files_of, out / SHEET)
+
+
+def known_side(
+    samples: pd.DataFrame, defect: str, config: RunConfig, size_px: int
+) -> tuple["PairSet", "Tensor", tuple[str, ...]]:
+    """The shots of a defect type, the normals, and how the generator saw them mirrored; of the training side alone.
+
+    Shape: normals (k, 3, size_px, size_px) uint8. Raises: DataError if there is no shot of this type, or no normal.
+    """
+    from dual_anodiff.images import Shot
+    from dual_anodiff.normals import evenly_spaced
+    from dual_anodiff.pairs import flip_names, load_images, load_shots
+
+    # Test pictures would make these figures a peek at the result.
+    known = samples[samples["split"] == "train"]
+    shots, good = known[known["label"] == defect], known[known["label"] == "good"]
+    for label, rows in ((defect, shots), ("good", good)):
+        if rows.empty:
+            raise DataError(f"quality of {defect!r}: the split has no picture of {label!r} to train on")
+    files = zip(shots["image_path"], shots["mask_path"], strict=True)
+    few = load_shots([Shot(Path(image), Path(mask)) for image, mask in files], size_px)
+    chosen = evenly_spaced([Path(path) for path in good["image_path"]], config.quality.max_normals)
+    flips = flip_names(config.finetune.horizontal_flip, config.finetune.vertical_flip)
+    return few, load_images(chosen, size_px), flips
 
 
 def draw_neighbours(
@@ -155,6 +180,9 @@ def draw_neighbours(
 
 
 def read_quality(measured: Mapping[str, Artifact]) -> pd.DataFrame:
-    """The figures of several defect types as one table: category, defect, metric, value, std, n, n_reference, note."""
+    """The figures of several defect types as one table.
+
+    Columns: category, defect, metric, value, std, n, n_reference, note, pairs ("drawn" or "accepted").
+    """
     tables = [pd.read_parquet(artifact.path / FIGURES) for _, artifact in sorted(measured.items())]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

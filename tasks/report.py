@@ -16,14 +16,16 @@ from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import ReportConfig, RunConfig
 from tasks.doses import dose_curves, short_of_pairs
 from tasks.generate import read_pairs
-from tasks.models import ORACLE, Dosed, Trained, of_defects, refused_counts, why_refused
+from tasks.models import ORACLE, Dosed, Trained, of_defects, reasons_text
 from tasks.prepare import read_samples
+from tasks.quality import read_quality
 from tasks.runtime import STAGE, StageOutcome, StageResult, run_stage
 from tasks.sheets import SheetRow, draw_sheet
 
-VERSION = 3
+VERSION = 4
 METRICS, LIFT, SHEETS = "metrics.parquet", "lift.parquet", "sheets"
 DOSE, ADVICE = "dose.parquet", "advice.txt"
+PAIRS, QUALITY = "pairs.parquet", "quality.parquet"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class RunSummary:
     oracle: pd.DataFrame = field(
         default_factory=pd.DataFrame
     )  # metrics' columns, chosen_by, checkpoint, n_checkpoints
+    pairs: pd.DataFrame = field(
+        default_factory=pd.DataFrame
+    )  # run, category and tasks.generate.read_pairs' columns
+    quality: pd.DataFrame = field(
+        default_factory=pd.DataFrame
+    )  # run and tasks.quality.read_quality's columns
     naive: bool = False  # the split was by name alone: figures to show beside the honest ones, not to count
 
 
@@ -51,6 +59,7 @@ def plan_report(
     config: RunConfig,
     prepared: Artifact,
     generated: Mapping[str, Artifact],
+    measured: Mapping[str, Artifact],
     trained: Sequence[Trained],
     dosed: Sequence[Dosed] = (),
 ) -> Artifact:
@@ -68,9 +77,9 @@ def plan_report(
         prepared.category,
         samples=prepared,
         pairs=dict(generated),
+        quality=dict(measured),
         models=models,
         report=config.report,
-        max_mask_share=config.compare.max_mask_share,
         **extra,
     )
 
@@ -80,6 +89,7 @@ def report(
     out: Artifact,
     prepared: Artifact,
     generated: dict[str, Artifact],
+    measured: dict[str, Artifact],
     trained: list[Trained],
     dosed: list[Dosed],
     config: RunConfig,
@@ -92,7 +102,12 @@ def report(
         build_figures(prepared.category, trained, config.report, staged.out)
         if dosed:
             build_doses(prepared.category, dosed, pairs, config, staged.out)
-        build_sheets(prepared.category, samples, pairs, config, staged.out / SHEETS)
+        build_sheets(prepared.category, samples, pairs, config.report, staged.out / SHEETS)
+        # Without the files: they lie in the store, and a run's folder may be moved out of it.
+        told = pairs.drop(columns=["image_path", "anomaly_path", "mask_path"])
+        told.insert(0, "category", prepared.category)
+        told.to_parquet(staged.out / PAIRS, index=False)
+        read_quality(measured).to_parquet(staged.out / QUALITY, index=False)
 
     return run_stage(out, "cpu", make, heavy=False)
 
@@ -144,27 +159,37 @@ def build_doses(
 
 
 def build_sheets(
-    category: str, samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig, out: Path
+    category: str, samples: pd.DataFrame, pairs: pd.DataFrame, config: ReportConfig, out: Path
 ) -> None:
-    """Draw one sheet for each defect type that has pairs: the first shots and the first pairs, not the best ones."""
+    """Draw two sheets a defect type: the first pairs that passed, and the first refused for each reason, not the best."""
     out.mkdir(parents=True, exist_ok=True)
     for defect, of_type in pairs.groupby("label", sort=True):
         shots = samples[(samples["split"] == "train") & (samples["label"] == defect)]["image_path"].tolist()
-        rows = [
-            SheetRow(
-                real=Path(shots[position]) if position < len(shots) else None,
-                image=Path(pair["image_path"]),
-                anomaly=Path(pair["anomaly_path"]),
-                mask=Path(pair["mask_path"]),
-                note=f"pair {pair['index']}, mask {pair['mask_share']:.1%} of the picture"
-                + (", refused" if why_refused(pair["mask_share"], config.compare.max_mask_share) else ""),
-            )
-            for position, pair in enumerate(of_type.head(config.report.sheet_rows).to_dict("records"))
-        ]
-        refused = refused_counts(of_type["mask_share"].tolist(), config.compare.max_mask_share)
-        title = f"{category} / {defect}: {len(shots)} real shots, {len(of_type)} generated pairs"
-        title += "".join(f", {count} refused ({why})" for why, count in refused.items())
-        draw_sheet(rows, title, config.report.sheet_size_px).save(out / f"{defect}.png")
+        passed, refused = of_type[of_type["reasons"] == ""], of_type[of_type["reasons"] != ""]
+        title = f"{category} / {defect}: {len(passed)} of {len(of_type)} generated pairs pass, {len(shots)} real shots"
+        rows = sheet_rows(passed.head(config.sheet_rows), shots)
+        draw_sheet(rows, title, config.sheet_size_px).save(out / f"{defect}.png")
+        if len(refused):
+            each = refused.groupby("reasons", sort=False).cumcount()
+            shown = refused.assign(turn=each).sort_values("turn", kind="stable").head(config.sheet_rows)
+            title = f"{category} / {defect}: refused, {reasons_text(refused)}"
+            rows = sheet_rows(shown.sort_values("index"), [])
+            draw_sheet(rows, title, config.sheet_size_px).save(out / f"{defect}-refused.png")
+
+
+def sheet_rows(pairs: pd.DataFrame, shots: Sequence[str]) -> list[SheetRow]:
+    """A row a pair, beside a shot while there are some."""
+    return [
+        SheetRow(
+            real=Path(shots[position]) if position < len(shots) else None,
+            image=Path(pair["image_path"]),
+            anomaly=Path(pair["anomaly_path"]),
+            mask=Path(pair["mask_path"]),
+            note=f"pair {pair['index']}, mask {pair['mask_share']:.1%} of the picture"
+            + (f": {pair['reasons']}" if pair["reasons"] else ""),
+        )
+        for position, pair in enumerate(pairs.to_dict("records"))
+    ]
 
 
 def write_run(
@@ -179,8 +204,8 @@ def write_run(
     run = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = config.store / "runs" / run
     (folder / SHEETS).mkdir(parents=True)
-    metrics, lift, oracle, dose = (
-        _gather(run, reports.values(), name, folder) for name in (METRICS, LIFT, ORACLE, DOSE)
+    metrics, lift, oracle, dose, pairs, quality = (
+        _gather(run, reports.values(), name, folder) for name in (METRICS, LIFT, ORACLE, DOSE, PAIRS, QUALITY)
     )
     advice = "".join(file.read_text() for each in reports.values() for file in each.path.glob(ADVICE))
     if advice:
@@ -214,6 +239,8 @@ def write_run(
         dose,
         tuple(advice.splitlines()),
         oracle,
+        pairs,
+        quality,
         config.split.naive,
     )
 

@@ -137,8 +137,12 @@ def prepared_of(run: Run, category: str) -> Artifact:
 def pictures_of(run: Run, category: str) -> Pictures:
     """All that a category's models learnt from. Raises: AnodiffError if no pairs were generated."""
     prepared = prepared_of(run, category)
-    # Pairs of crop size were put into whole pictures: those are what was learnt from.
-    made = artifacts_of(run, "generate", category) | artifacts_of(run, "blend", category)
+    # Where more was drawn, the last of a label holds all that was.
+    made = artifacts_of(run, "curate", category)
+    for drawn in ("generate", "blend"):
+        artifacts_of(
+            run, drawn, category
+        )  # whose pictures the curated tables name: gone or damaged is said here
     pasted = artifacts_of(run, "synthesize", category)
     # By the whole label: those of a dose-response curve have other ones.
     defects = defect_types(read_samples(prepared, run.config.data))

@@ -58,7 +58,7 @@ def plan_model(config: RunConfig, model: ModelName, pictures: Pictures, name: st
         split_seed=config.seed,
         samples=pictures.prepared,
         pairs=pictures.generated,
-        max_mask_share=config.compare.max_mask_share,
+        num_pairs=config.generate.num_pairs,
         baseline=pictures.baselines.get(name),
         **only_if,
         **settings,

@@ -10,11 +10,12 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from dual_anodiff.adapter import export_lora
-from dual_anodiff.config import FinetuneConfig, GenerateConfig
+from dual_anodiff.config import FinetuneConfig, GenerateConfig, MaskConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Shot
 from dual_anodiff.pipeline import SCHEDULERS, DualAnoDiffPipeline, generate_pairs
 from dual_anodiff.training import train
+from tests.tiny_base import tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,28 @@ def test_a_killed_generation_continues_and_ends_with_the_same_pixels(adapter: Pa
         for kind in ("image_path", "anomaly_path"):
             a, b = (np.asarray(Image.open(tmp_path / run / row[kind]), dtype=int) for run in ("whole", "cut"))
             assert np.abs(a - b).max() <= 1
+
+
+def test_refining_changes_masks_alone(config: FinetuneConfig, shots: list[Shot], tmp_path: Path) -> None:
+    """On the random VAE whose pictures are patchy; the other one's are of one colour."""
+    base = tiny_base(tmp_path / "base", vae="kl")
+    train(shots, config.model_copy(update={"base": str(base)}), tmp_path / "adapter", progress=False)
+
+    def draw(refine: bool) -> dict[str, list[np.ndarray]]:
+        mask = MaskConfig(threshold=0.4, refine=refine)
+        out = tmp_path / str(refine)
+        few = GenerateConfig(num_pairs=3, batch_size=3, num_inference_steps=2, mask=mask)
+        table = generate_pairs(tmp_path / "adapter", few, out, seed=1, progress=False)
+        return {
+            kind: [np.asarray(Image.open(out / path)) for path in table[f"{kind}_path"]]
+            for kind in ("image", "anomaly", "mask")
+        }
+
+    refined, plain = draw(True), draw(False)
+    for kind in ("image", "anomaly"):
+        assert all(np.array_equal(a, b) for a, b in zip(refined[kind], plain[kind], strict=True))
+    assert any(mask.any() for mask in plain["mask"])
+    assert not all(np.array_equal(a, b) for a, b in zip(refined["mask"], plain["mask"], strict=True))
 
 
 def test_exported_image_branch_loads_into_a_plain_pipeline_and_changes_its_pictures(

@@ -85,7 +85,7 @@ detect:
   size_px: 128
   train_steps: 2
   batch_size: 2
-compare: {{max_mask_share: 1}}  # a random base draws masks of the whole picture
+curate: {{rules: [empty]}}  # a random base draws masks of the whole picture
 report: {{bootstrap_samples: 100, sheet_rows: 2, sheet_size_px: 32}}
 """)
     return path

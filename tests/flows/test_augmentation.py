@@ -50,10 +50,15 @@ def block(planned: Artifact) -> Path:
 
 STAGES = [
     "prepare bolt",
+    "objects bolt",
     "finetune bolt/dent",
     "generate bolt/dent",
+    "curate bolt/dent",
+    "quality bolt/dent",
     "finetune bolt/stain",
     "generate bolt/stain",
+    "curate bolt/stain",
+    "quality bolt/stain",
     "localize bolt/real/seed 0",
     "localize bolt/generated+real/seed 0",
     "report bolt",
@@ -127,6 +132,11 @@ def check_run_folder(config: RunConfig, summary: RunSummary) -> None:
         "pixel_f1_max",
         "aupro",
     } <= set(of_all["metric"])
+    pairs = pd.read_parquet(summary.folder / "pairs.parquet")
+    assert pairs.groupby("label").size().to_dict() == {"dent": 3, "stain": 3}
+    assert {"run", "category", "reasons", "seed", "adapter_key"} <= set(pairs.columns)
+    quality = pd.read_parquet(summary.folder / "quality.parquet")
+    assert set(quality["defect"]) == {"dent", "stain"}
     lift = pd.read_parquet(summary.folder / "lift.parquet")
     assert set(lift["training_set"]) == {"generated+real"}
     assert (lift["low"] <= lift["difference"]).all() or lift["low"].isna().any()
@@ -158,7 +168,10 @@ def test_a_failing_defect_and_category_leave_the_others_alone(
     summary = run(both)
     assert summary.state == "completed"
     cached = only(summary, "cached")
-    assert cached == {"prepare bolt", "prepare nut", "finetune bolt/stain", "generate bolt/stain"}
+    whole = {f"{stage} bolt/stain" for stage in ("finetune", "generate", "curate", "quality")}
+    assert cached == whole | {
+        f"{stage} {category}" for stage in ("prepare", "objects") for category in ("bolt", "nut")
+    }
     # With all pairs there, the models are other ones than those of the run that lacked some.
     assert {"localize bolt/real/seed 0", "localize nut/real/seed 0", "report bolt"} <= only(summary, "ran")
 
@@ -358,7 +371,7 @@ def test_all_defects_share_one_adaptation_to_the_normals(config: RunConfig) -> N
     on = adapting(config)
     first = run(on)
     stages = list(statuses(first))
-    assert stages[:3] == ["prepare bolt", "adapt bolt", "finetune bolt/dent"]
+    assert stages[:4] == ["prepare bolt", "objects bolt", "adapt bolt", "finetune bolt/dent"]
     assert [name for name in stages if name.startswith("adapt")] == ["adapt bolt"]
     assert set(statuses(first).values()) == {"ran"}
     for defect in ("dent", "stain"):

@@ -1,11 +1,15 @@
 """The command line beside `run`: help, data, generate, export."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from dual_anodiff.adapter import AdapterCard, ShotTrace
 from flows.cli import app
 from tasks.artifacts import Staged
 from tasks.config import RunConfig
@@ -64,9 +68,49 @@ def test_an_adapter_is_used_without_a_run(config: RunConfig, tmp_path: Path) -> 
     assert len(pairs) == 2
     assert all((tmp_path / "pairs" / path).is_file() for path in pairs["mask_path"])
 
+    result = CliRunner().invoke(
+        app,
+        ["generate", str(tmp_path / "adapter"), str(tmp_path / "placed"), "--num-pairs", "1", "--device", "cpu",
+         "--where", "0,0,0.5,0.5", "--size", "0.1-0.3", "--set", "generate.num_inference_steps=1"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    drawn = [(tmp_path / run / "anomaly" / "000000.png").read_bytes() for run in ("pairs", "placed")]
+    assert drawn[0] != drawn[1]
+
     result = CliRunner().invoke(app, ["adapter", "export", str(tmp_path / "adapter"), str(tmp_path / "lora")])
     assert result.exit_code == 0, result.output
     assert list((tmp_path / "lora").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--where", "0.1,0.2,0.3"], "has 3 numbers; a box is x0,y0,x1,y1"),
+        (["--where", "nowhere.png"], "neither a box x0,y0,x1,y1 nor a mask file"),
+        (["--where", "0.5,0,0.2,1"], "is no box"),
+        (["--where", "0,0,200,50"], "is out of the picture, which is 64 px"),
+        (["--where", "EMPTY"], "empty.png: marks no pixel"),
+        (["--size", "0.3-0.1"], "is no range"),
+        (["--size", "large"], "is no MIN-MAX such as 0.05-0.2, nor 'shots'"),
+        (["--size", "0.1-1.5"], "is no range"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused_before_the_model_is_loaded(
+    options: list[str], message: str, tmp_path: Path
+) -> None:
+    """The adapter has a card alone, and a base that is nowhere: loading either would give another message."""
+    card = AdapterCard(
+        base="nowhere", base_fingerprint="", revision=None, image_prompt="a", anomaly_prompt="b", size_px=64,
+        adapter={}, train_steps=1, num_shots=1, mask_threshold=0.1, mask_iou=1, seed=0,
+        shots=[ShotTrace([0.1, 0.1, 0.3, 0.3], [[0.0] * 4] * 2)],
+    )  # fmt: skip
+    (tmp_path / "adapter.json").write_text(json.dumps(asdict(card)))
+    Image.new("L", (8, 8)).save(tmp_path / "empty.png")
+    options = [str(tmp_path / "empty.png") if option == "EMPTY" else option for option in options]
+    result = CliRunner().invoke(app, ["generate", str(tmp_path), str(tmp_path / "pairs"), *options])
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", "")
+    assert "Traceback" not in result.output
 
 
 def test_what_is_no_adapter_is_refused_in_one_message(tmp_path: Path) -> None:

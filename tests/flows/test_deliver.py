@@ -24,7 +24,7 @@ from tasks.report import RunSummary
 def finished(yaml_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
     """A tiny run with two kinds of models and two training sets."""
     changes = ["compare.models=[localize, classify]", "compare.training_sets=[real, generated]"]
-    changes += ["compare.max_mask_share=1"]  # what a random base draws
+    changes += ["curate.rules=[empty]"]  # what a random base draws
     config = load_config(yaml_file, changes, store=tmp_path_factory.mktemp("deliver") / "store")
     state: Any = augment(config, return_state=True)
     summary = state.result(raise_on_failure=False)

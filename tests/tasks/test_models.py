@@ -21,12 +21,12 @@ def config(tmp_path: Path) -> RunConfig:
     return load_config(tmp_path / "own.yaml", data=tmp_path / "data", store=tmp_path / "store")
 
 
-def pictures_with(config: RunConfig, shares: dict[str, list[float]]) -> Pictures:
-    """A split category, and pairs whose masks cover these shares of the picture; their files are never opened."""
+def pictures_with(config: RunConfig, reasons: dict[str, list[str]]) -> Pictures:
+    """A split category, and pairs refused for these reasons, or none; their files are never opened."""
 
-    def write_pairs(staged: Staged, of_type: list[float]) -> None:
+    def write_pairs(staged: Staged, of_type: list[str]) -> None:
         names = [f"{index:06}.png" for index in range(len(of_type))]
-        table = pd.DataFrame({"index": range(len(of_type)), "seed": 0, "mask_share": of_type})
+        table = pd.DataFrame({"index": range(len(of_type)), "seed": 0, "mask_share": 0.1, "reasons": of_type})
         for column in ("image", "anomaly", "mask"):
             table[f"{column}_path"] = [f"{column}/{name}" for name in names]
         table.to_parquet(staged.out / "pairs.parquet", index=False)
@@ -34,7 +34,7 @@ def pictures_with(config: RunConfig, shares: dict[str, list[float]]) -> Pictures
     prepared = plan_prepare(config, "bolt")
     publish(prepared, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     generated: dict[str, Artifact] = {}
-    for defect, of_type in shares.items():
+    for defect, of_type in reasons.items():
         generated[defect] = plan(
             config.store,
             "generate",
@@ -42,17 +42,21 @@ def pictures_with(config: RunConfig, shares: dict[str, list[float]]) -> Pictures
             "bolt",
             label=f"bolt/{defect}",
             defect=defect,
-            shares=of_type,
+            reasons=of_type,
             adapter="some",
         )
         publish(generated[defect], lambda staged, each=of_type: write_pairs(staged, each), device="cpu")  # type: ignore[misc]
     return Pictures(prepared, generated)
 
 
-def test_pairs_with_an_empty_mask_or_one_of_the_whole_picture_are_refused(
+EMPTY, LARGE, COPY = "mask empty", "mask too large", "near copy of a shot"
+
+
+def test_refused_pairs_are_in_no_training_set_and_counted_by_reason(
     config: RunConfig, said: list[str]
 ) -> None:
-    pictures = pictures_with(config, {"dent": [0.0, 0.99, 0.1, 0.9, 0.2, 0.97], "stain": [0.0, 1.0]})
+    dent = [EMPTY, LARGE, "", "", "", f"{LARGE}; {COPY}"]
+    pictures = pictures_with(config, {"dent": dent, "stain": [EMPTY, LARGE]})
     rows, test = rows_of(pictures, "generated", config)
     pairs = pd.concat([rows.train, rows.val]).query("source == 'generated'")
     assert sorted(pairs["image_path"].str[-10:]) == ["000002.png", "000003.png", "000004.png"]
@@ -60,10 +64,10 @@ def test_pairs_with_an_empty_mask_or_one_of_the_whole_picture_are_refused(
     assert set(test["label"]) == {"good", "dent", "stain"}, "a type without pairs is tested all the same"
 
     said.clear()
-    assert defects_without_pairs(pictures, config) == ["stain"]
-    dent, stain = said
-    assert dent == "bolt/dent: 3 of 6 pairs refused: 1 mask empty, 2 mask over 90%"
-    assert "no model learns from this type's pairs" in stain
+    assert defects_without_pairs(pictures) == ["stain"]
+    dents, stains = said
+    assert dents == f"bolt/dent: 3 of 6 pairs refused: 2 {LARGE}, 1 {EMPTY}, 1 {COPY}"
+    assert "no model learns from this type's pairs" in stains
     reason = why_not(config, "classify", "generated", ["dent", "stain"], ["stain"])
     assert reason is not None
     assert "every pair of stain is refused" in reason
@@ -71,22 +75,24 @@ def test_pairs_with_an_empty_mask_or_one_of_the_whole_picture_are_refused(
 
 
 def test_if_every_pair_is_refused_the_error_says_what_to_do(config: RunConfig) -> None:
-    pictures = pictures_with(config, {"dent": [0.0, 0.95], "stain": [1.0]})
-    with pytest.raises(
-        DataError, match=r"every one of 3 generated pairs is refused.*compare\.max_mask_share"
-    ):
+    pictures = pictures_with(config, {"dent": [EMPTY, LARGE], "stain": [LARGE]})
+    with pytest.raises(DataError, match=r"every one of 3 generated pairs is refused: 2 mask too large"):
         rows_of(pictures, "real", config)
-    compare = config.compare.model_copy(update={"max_mask_share": 1.0})
-    more = config.model_copy(update={"compare": compare})
-    rows, _ = rows_of(pictures_with(more, {"dent": [0.5, 0.95], "stain": [1.0]}), "generated", more)
-    assert (rows.train["source"] == "generated").sum() == 2
-    assert plan_model(more, "localize", pictures, "real", 0) != plan_model(
+
+
+def test_models_learn_from_as_many_pairs_as_were_asked_for_the_first_that_pass(config: RunConfig) -> None:
+    pictures = pictures_with(config, {"dent": ["", COPY] * 8})
+    four = config.model_copy(update={"generate": config.generate.model_copy(update={"num_pairs": 4})})
+    rows, _ = rows_of(pictures, "generated", four)
+    pairs = pd.concat([rows.train, rows.val]).query("source == 'generated'")
+    assert sorted(pairs["index"]) == [0, 2, 4, 6]
+    assert plan_model(four, "localize", pictures, "real", 0) != plan_model(
         config, "localize", pictures, "real", 0
     )
 
 
 def test_a_dose_takes_the_first_pairs_and_shots_of_each_type_and_leaves_the_rest(config: RunConfig) -> None:
-    full = pictures_with(config, {"dent": [0.1] * 10, "stain": [0.1] * 10})
+    full = pictures_with(config, {"dent": [""] * 10, "stain": [""] * 10})
     all_of, test = rows_of(full, "generated+real", config)
     two = dose_of_pairs(full, 2, config)
     rows, same_test = rows_of(two.pictures, two.training_set, config)
@@ -107,7 +113,7 @@ def test_a_dose_takes_the_first_pairs_and_shots_of_each_type_and_leaves_the_rest
 
 
 def test_a_dose_that_limits_nothing_is_the_model_that_is_there_already(config: RunConfig) -> None:
-    full = pictures_with(config, {"dent": [0.1] * 10, "stain": [0.1] * 10})
+    full = pictures_with(config, {"dent": [""] * 10, "stain": [""] * 10})
     assert (dose_of_pairs(full, 0, config).training_set, dose_of_pairs(full, 0, config).pictures) == (
         "real",
         full,

@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from dual_anodiff.config import NativeConfig
 from tasks.artifacts import Artifact, Staged, plan, publish, verified
 from tasks.config import RunConfig, load_config
+from tasks.curate import curate, plan_curate
 from tasks.errors import DataError
 from tasks.finetune import build_finetune
 from tasks.generate import build_generate, plan_generate, read_pairs
@@ -74,7 +75,7 @@ finetune:
   batch_size: 1
 generate: {{num_pairs: 2, num_inference_steps: 1, guidance_scale: 1}}
 native: {{enabled: auto, crops_per_shot: 3, normal_crops: 4}}
-compare: {{max_mask_share: 1}}
+curate: {{rules: [empty]}}
 """)
     return load_config(tmp_path / "own.yaml", data=data.parent, store=tmp_path / "store")
 
@@ -195,7 +196,7 @@ def test_shots_larger_than_the_crops_are_left_out_by_name(
 
 
 def made_by_hand(config: RunConfig) -> tuple[Artifact, Artifact, Artifact]:
-    """prepare, crop, and on the crops adapt → finetune → generate, as a flow would have them."""
+    """prepare, crop, and on the crops adapt → finetune → generate → curate, as a flow would have them."""
     prepared = plan_prepare(config, "bolt")
     publish(prepared, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     cropped = plan_crop(config, prepared, "pit")
@@ -209,9 +210,11 @@ def made_by_hand(config: RunConfig) -> tuple[Artifact, Artifact, Artifact]:
 
     trained = plan(config.store, "finetune", 1, "bolt", label="bolt/pit", samples=cropped)
     publish(trained, adapter, device="cpu")
-    pairs = plan_generate(config, trained, "pit")
+    pairs = plan_generate(config, trained)
     publish(pairs, lambda staged: build_generate(trained.path, config.generate, staged.out), device="cpu")
-    return prepared, cropped, pairs
+    curated = plan_curate(config, cropped, [pairs], "pit")
+    assert curate.fn(curated, cropped, [pairs], "pit", config)["made"]
+    return prepared, cropped, curated
 
 
 def test_shots_go_through_crops_and_pairs_come_back_in_whole_pictures(config: RunConfig) -> None:
@@ -252,7 +255,7 @@ def test_keys_follow_what_the_stages_read(config: RunConfig) -> None:
     def keys(changed: RunConfig) -> tuple[str, str]:
         prepared = plan_prepare(changed, "bolt")
         cropped = plan_crop(changed, prepared, "pit")
-        pairs = plan_generate(changed, plan(changed.store, "finetune", 1, "bolt", samples=cropped), "pit")
+        pairs = plan_generate(changed, plan(changed.store, "finetune", 1, "bolt", samples=cropped))
         return cropped.digest, plan_blend(changed, prepared, cropped, pairs).digest
 
     def with_native(**values: object) -> RunConfig:
@@ -286,8 +289,13 @@ def test_blowholes_are_below_a_cell_and_span_cells_in_their_crops(tmp_path: Path
     assert np.median(spans) * 128 / side_px / 8 > 2, "latent cells"
 
     pairs = crops[crops["label"] == "blowhole"].reset_index(drop=True).assign(index=range(8), seed=range(8))
+    pairs = pairs.assign(anomaly_path=pairs["image_path"], reasons=["mask empty", *[""] * 7])
     run = RunConfig(data=folder)
-    table = build_blend(samples, tmp_path / "crops", pairs, run, tmp_path / "whole")
+    whole = tmp_path / "whole"
+    blended = build_blend(samples, tmp_path / "crops", pairs, run, whole, place=whole)
+    refused, table = blended.iloc[:1], blended.iloc[1:]
+    assert refused["reasons"].tolist() == ["mask empty"]
+    assert (whole / refused["image_path"].iloc[0]).samefile(pairs["image_path"].iloc[0])
     for row in table.itertuples():
         image = np.asarray(Image.open(tmp_path / "whole" / str(row.image_path)))
         normal = np.asarray(Image.open(folder.parent / str(row.normal)).convert("RGB"))

@@ -13,7 +13,7 @@ from dual_anodiff.errors import InputError
 from tasks.artifacts import Artifact, publish, verified
 from tasks.config import RunConfig, load_config
 from tasks.errors import DataError
-from tasks.objects import objects, plan_objects, read_object_masks
+from tasks.objects import ObjectMasks, objects, plan_objects, read_object_masks, without_texture
 from tasks.pictures import load_mask
 from tasks.prepare import build_prepare, plan_prepare, read_samples
 
@@ -127,3 +127,20 @@ def test_given_masks_are_taken_as_they_are_or_refused(
             path.rename(folder / path.name)
     with pytest.raises(DataError, match=r"would serve .* sub-folders"):
         objects.fn(plan_objects(given, prepared), prepared, given)
+
+
+def test_a_texture_has_no_background_to_compensate_and_that_is_said(
+    config: RunConfig, said: list[str], tmp_path: Path
+) -> None:
+    adapter = config.finetune.adapter.model_copy(update={"background": "convex"})
+    on = config.model_copy(update={"finetune": config.finetune.model_copy(update={"adapter": adapter})})
+    placed = ObjectMasks("placed", "", tmp_path)
+    texture = ObjectMasks("texture", "the whole picture varies alike", tmp_path)
+    assert without_texture(on, "plate", placed) is on
+    assert not said
+    assert without_texture(on, "leather", texture).finetune.adapter.background == "off"
+    (line,) = said
+    assert "leather: no background compensation" in line
+    assert "the whole picture varies alike" in line
+    assert without_texture(config, "leather", texture) is config
+    assert len(said) == 1

@@ -38,7 +38,7 @@ def prepared(config: RunConfig) -> Artifact:
 
 @pytest.fixture(scope="module")
 def generated(config: RunConfig, prepared: Artifact) -> Artifact:
-    """Five pairs, numbered from 10: two shots, one of them mirrored, then three pictures of another defect type."""
+    """Five pairs from number 10: two shots, the first refused, the other mirrored, then three of another defect type."""
     samples = read_samples(prepared, config.data)
     holes = samples[(samples["label"] == "hole") & (samples["split"] == "train")]
     cracks = samples[(samples["label"] == "crack")].head(3)
@@ -60,7 +60,10 @@ def generated(config: RunConfig, prepared: Artifact) -> Artifact:
                 path = staged.out / names[f"{kind}_path"]
                 path.parent.mkdir(exist_ok=True)
                 picture.save(path)
-            rows.append({"index": position + 10, "seed": position, "mask_share": 0.1, **names})
+            refused = "copy of a shot" if position < 1 else ""
+            rows.append(
+                {"index": position + 10, "seed": position, "mask_share": 0.1, "reasons": refused, **names}
+            )
         pd.DataFrame(rows).to_parquet(staged.out / "pairs.parquet", index=False)
 
     artifact = plan(config.store, "generate", 1, "tile", label="tile/hole", adapter="some")
@@ -103,10 +106,13 @@ def test_copies_are_named_by_their_shot_and_shown(
 def test_figures_of_a_run_are_one_tidy_table(measured: Artifact) -> None:
     table = read_quality({"hole": measured, "again": measured})
     assert list(table.columns) == [
-        "category", "defect", "metric", "value", "std", "n", "n_reference", "note",
+        "category", "defect", "metric", "value", "std", "n", "n_reference", "note", "pairs",
     ]  # fmt: skip
     assert len(table) == 2 * len(pd.read_parquet(measured.path / FIGURES))
-    figures = table.drop_duplicates("metric").set_index("metric")
+    figures = table.drop_duplicates(["pairs", "metric"]).set_index("metric")
+    passed = figures[figures["pairs"] == "accepted"]
+    assert passed["value"]["near_copies"] == pytest.approx(0.25), "one copy of the four that passed"
+    figures = figures[figures["pairs"] == "drawn"]
     assert figures["value"]["near_copies"] == pytest.approx(0.4)
     assert figures["n_reference"]["kid_encoder"] == 3
     assert figures["value"]["mask_alignment"] == pytest.approx(1, abs=0.01)

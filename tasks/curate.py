@@ -1,0 +1,297 @@
+"""Stage curate: which of one defect type's pairs are worth training on, and why the others are not."""
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from prefect import task
+
+from dual_anodiff.base import IMAGE_ENCODER
+from dual_anodiff.config import CurateRule
+from tasks.artifacts import Artifact, Staged, folder_digest, plan
+from tasks.config import RunConfig
+from tasks.errors import DataError
+from tasks.generate import PATHS, read_pairs
+from tasks.prepare import read_samples
+from tasks.quality import side_px
+from tasks.runtime import STAGE, StageResult, run_stage
+from tasks.sheets import SheetRow, draw_sheet
+from tasks.split import first_shots
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dual_anodiff.pairs import PairSet
+
+VERSION = 1
+PAIRS, THRESHOLDS = "pairs.parquet", "thresholds.parquet"
+ACCEPTED, REFUSED = "accepted.png", "refused.png"
+MAX_NORMALS = 60  # as many as the detector remembers
+SHEET_ROWS, ROWS_A_REASON = 8, 3
+# What needs an anomaly part that a network has drawn: a blended pair's part is cut from its picture by its mask.
+NEEDS_PART: tuple[CurateRule, ...] = ("whole_object", "off_object", "unrelated")
+
+log = logging.getLogger("anodiff")
+
+
+def plan_curate(
+    config: RunConfig,
+    prepared: Artifact,
+    drawn: Sequence[Artifact],
+    defect: str,
+    objects: Artifact | None = None,
+    max_shots: int | None = None,
+) -> Artifact:
+    """Name the judgement of one defect type's pairs; `drawn`: artifacts of pairs, in the order drawn.
+
+    `max_shots`: of the split's shots, where a dose limited those that the pairs were made from.
+    Raises: DataError if there are no pairs.
+    """
+    if not drawn:
+        raise DataError(f"curate {prepared.category}/{defect}: no pairs were drawn")
+    return plan(
+        config.store,
+        "curate",
+        VERSION,
+        prepared.category,
+        label=drawn[0].label,
+        defect=defect,
+        samples=prepared,
+        pairs=list(drawn),
+        objects=objects,
+        encoder=folder_digest(IMAGE_ENCODER),
+        size_px=side_px(config),
+        mask_threshold=config.generate.mask.threshold,
+        **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),
+        **config.curate.model_dump(exclude={"max_draws"}),
+        **({} if max_shots is None else {"max_shots": max_shots}),
+    )
+
+
+@task(name="curate", **STAGE)
+def curate(
+    out: Artifact,
+    prepared: Artifact,
+    drawn: list[Artifact],
+    defect: str,
+    config: RunConfig,
+    objects: Artifact | None = None,
+    max_shots: int | None = None,
+) -> StageResult:
+    """Judge one defect type's pairs by the shots and the normals of the training side."""
+
+    def make(staged: Staged, _: str) -> None:
+        samples = read_samples(prepared, config.data)
+        if max_shots is not None:
+            samples = first_shots(samples, max_shots)
+        pairs = drawn_pairs(drawn).assign(label=defect)
+        build_curate(
+            samples,
+            pairs,
+            config,
+            staged.out,
+            home=out.path,
+            objects=None if objects is None else objects.path,
+            mask_threshold=mask_threshold(config, pairs),
+            blended=drawn[0].stage == "blend",
+        )
+
+    return run_stage(out, "cpu", make, heavy=False)
+
+
+def build_curate(
+    samples: pd.DataFrame,
+    pairs: pd.DataFrame,
+    config: RunConfig,
+    out: Path,
+    *,
+    home: Path | None = None,
+    objects: Path | None = None,
+    mask_threshold: float = 0.15,
+    blended: bool = False,
+) -> pd.DataFrame:
+    """Write pairs.parquet, thresholds.parquet, accepted.png and refused.png; return the first, its paths absolute.
+
+    `samples`: the split, of which only the training side is read; `pairs`: of one defect type, with the columns of
+    `drawn_pairs` and label. `home`: where `out` will lie, since paths are written relative to it. `objects`: folder of
+    the finished stage. `blended`: the parts are cut out of the pictures, so they can't disagree with them.
+    Raises: DataError if there are no pairs, or the training side has no shot of this type, or no normal.
+    """
+    from dual_anodiff.curation import curate as judge
+    from dual_anodiff.images import Shot
+    from dual_anodiff.normals import evenly_spaced
+    from dual_anodiff.pairs import PairSet, flip_names, load_images, load_shots
+
+    if pairs.empty:
+        raise DataError("curate: there are no pairs to judge; draw some first")
+    defect = str(pairs["label"].iloc[0])
+    # Test pictures would make what is trained on depend on them.
+    known = samples[samples["split"] == "train"]
+    for label in (defect, "good"):
+        if not (known["label"] == label).any():
+            raise DataError(f"curate {defect!r}: the split has no picture of {label!r} to train on")
+    size_px, rules = side_px(config), config.curate.rules
+    shots = {
+        str(label): load_shots(
+            [
+                Shot(Path(image), Path(mask))
+                for image, mask in zip(rows["image_path"], rows["mask_path"], strict=True)
+            ],
+            size_px,
+        )
+        for label, rows in known[known["label_index"] == 1].groupby("label", sort=True)
+    }
+    good = sorted(Path(path) for path in known.loc[known["label"] == "good", "image_path"])
+    images, masks = (
+        load_images([Path(path) for path in pairs["image_path"]], size_px),
+        load_masks(pairs["mask_path"], size_px),
+    )
+    if blended:
+        # Scaled down, the mask's edge would be half grey: that says nothing of the pair.
+        parts = images.where(masks[:, None], images.new_tensor(128))
+    else:
+        parts = load_images([Path(path) for path in pairs["anomaly_path"]], size_px)
+    drawn = PairSet(images, masks, parts)
+    at = known_objects(objects, drawn, shots[defect]) if set(rules) & set(NEEDS_PART) else (None, None)
+    found = judge(
+        drawn,
+        shots,
+        defect,
+        load_images(evenly_spaced(good, MAX_NORMALS), size_px),
+        config.curate,
+        mask_threshold=mask_threshold,
+        flips=flip_names(config.finetune.horizontal_flip, config.finetune.vertical_flip),
+        objects=at[0],
+        shot_objects=at[1],
+    )
+    numbers = pairs["index"].tolist()
+    scores = found.pairs.drop(columns=["pair", "mask_share"])
+    scores["earlier_pair"] = [-1 if i < 0 else numbers[i] for i in scores["earlier_pair"]]
+    table = pd.concat([pairs.reset_index(drop=True), scores], axis=1)
+    home = (home or out).resolve()
+    relative = {column: [os.path.relpath(path, home) for path in table[column]] for column in PATHS}
+    table.drop(columns="label").assign(**relative).to_parquet(out / PAIRS, index=False)
+    found.thresholds.to_parquet(out / THRESHOLDS, index=False)
+    category = str(known["category"].iloc[0])
+    real = [Path(path) for path in known.loc[known["label"] == defect, "image_path"]]
+    draw_judged(table, real, f"{category} / {defect}", out, config.report.sheet_size_px)
+    counts = reason_counts(table["reasons"])
+    why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    passed = int((table["reasons"] == "").sum())
+    log.info(
+        "%s/%s: %d of %d pairs accepted%s", category, defect, passed, len(table), f"; {why}" if why else ""
+    )
+    return table
+
+
+def drawn_pairs(drawn: Sequence[Artifact]) -> pd.DataFrame:
+    """All columns that the drawing stages wrote, paths absolute, and adapter_key; numbered through in the order drawn."""
+    tables = []
+    for artifact in drawn:
+        table = pd.read_parquet(artifact.path / PAIRS)
+        if "adapter_key" not in table:
+            table["adapter_key"] = artifact.inputs["adapter"]
+        for column in PATHS:
+            table[column] = [os.path.normpath(artifact.path.resolve() / path) for path in table[column]]
+        tables.append(table)
+    joined = pd.concat(tables, ignore_index=True)
+    # Each draw may have begun with 0; of the first one the numbers stay.
+    return joined if joined["index"].is_unique else joined.assign(index=range(len(joined)))
+
+
+def load_masks(paths: Iterable[str], size_px: int) -> "Tensor":
+    """Masks scaled like shots': a small defect of a large picture keeps its heaviest pixel. Shape: (n, s, s) bool."""
+    import torch
+    import torch.nn.functional as F
+
+    from dual_anodiff.images import load_image
+
+    found = []
+    for path in paths:
+        mask = load_image(Path(path))[None, :1].gt(0).float()
+        share = F.interpolate(mask, (size_px, size_px), mode="area")[0, 0]
+        found.append((share >= min(0.5, float(share.max()))) & (share > 0))
+    return torch.stack(found)
+
+
+def known_objects(
+    folder: Path | None, pairs: "PairSet", shots: "PairSet"
+) -> tuple["Tensor | None", "Tensor | None"]:
+    """Where the part is in each pair and each shot; None where that is not known, or all is part."""
+    import torch
+
+    from dual_anodiff.objects import load_objects, object_mask
+
+    if folder is None:
+        return None, None
+    objects = load_objects(folder)
+    if objects.kind == "texture":
+        return None, None
+
+    def of(each: "PairSet") -> "Tensor":
+        # What of a defect touches the part belongs to it: a chip has the background's colour.
+        seen = zip(each.image.float() / 127.5 - 1, each.mask, strict=True)
+        return torch.stack([object_mask(objects, image, mask) for image, mask in seen])
+
+    return of(pairs), of(shots)
+
+
+def mask_threshold(config: RunConfig, pairs: pd.DataFrame) -> float:
+    """The distance from the background that the pairs' masks were made with."""
+    from dual_anodiff.adapter import read_card
+
+    given = config.generate.mask.threshold
+    if given != "auto" or not set(config.curate.rules) & set(NEEDS_PART):
+        return 0.0 if given == "auto" else given
+    return read_card(config.store / "artifacts" / str(pairs["adapter_key"].iloc[0])).mask_threshold
+
+
+def draw_judged(table: pd.DataFrame, real: Sequence[Path], title: str, out: Path, size_px: int) -> None:
+    """Draw accepted.png, the first pairs, and refused.png, the first ROWS_A_REASON of each first reason."""
+    refused = table[table["reasons"] != ""]
+    first = refused["reasons"].str.split("; ").str[0]
+    shown = {
+        ACCEPTED: table[table["reasons"] == ""].head(SHEET_ROWS),
+        REFUSED: refused[refused.groupby(first).cumcount() < ROWS_A_REASON],
+    }
+    for name, pairs in shown.items():
+        rows = [
+            SheetRow(
+                real=real[position % len(real)],
+                image=Path(row["image_path"]),
+                anomaly=Path(row["anomaly_path"]),
+                mask=Path(row["mask_path"]),
+                note=f"pair {row['index']}" + (f": {row['reasons']}" if row["reasons"] else ""),
+            )
+            for position, row in enumerate(pairs.to_dict("records"))
+        ]
+        count = len(refused) if name == REFUSED else len(table) - len(refused)
+        what = "refused" if name == REFUSED else "accepted"
+        draw_sheet(rows, f"{title}: {count} of {len(table)} pairs {what}", size_px).save(out / name)
+
+
+def reason_counts(reasons: Iterable[str]) -> dict[str, int]:
+    """How many pairs have each reason, the most frequent first; one pair may have several."""
+    counts = pd.Series([reason for each in reasons for reason in each.split("; ") if reason]).value_counts()
+    return {str(reason): int(count) for reason, count in counts.items()}
+
+
+def more_to_draw(config: RunConfig, curated: Artifact) -> int:
+    """How many pairs to draw so that generate.num_pairs pass, by the yield so far; 0 if they do or the budget is spent."""
+    judged = pd.read_parquet(curated.path / PAIRS, columns=["reasons"])["reasons"]
+    drawn, passed = len(judged), int((judged == "").sum())
+    missing = config.generate.num_pairs - passed
+    left = int(config.curate.max_draws * config.generate.num_pairs) - drawn
+    if missing <= 0 or left <= 0:
+        return 0
+    # One more of each, since none of a few is not none at all.
+    return min(left, math.ceil(missing * (drawn + 2) / (passed + 1)))
+
+
+def read_curated(curated: Mapping[str, Artifact]) -> pd.DataFrame:
+    """The judged pairs of several defect types, refused ones too; columns as `read_pairs`."""
+    return read_pairs(curated)

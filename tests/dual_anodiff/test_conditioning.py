@@ -1,0 +1,205 @@
+"""Pairs at a wished place and size: the wish, its regions, and the sampling that holds defects to them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from dual_anodiff.adapter import AdapterCard, ShotTrace, read_card, save_adapter
+from dual_anodiff.conditioning import check_where, draw_regions, trace_shots
+from dual_anodiff.config import FinetuneConfig, GenerateConfig, WhereConfig
+from dual_anodiff.errors import AdapterError, InputError
+from dual_anodiff.images import Shot
+from dual_anodiff.objective import decode, encode
+from dual_anodiff.pipeline import SCHEDULERS, DualAnoDiffPipeline, generate_pairs
+from dual_anodiff.training import train
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def adapter(config: FinetuneConfig, shots: list[Shot], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    train(shots, config, folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def card(adapter: Path) -> AdapterCard:
+    return read_card(adapter)
+
+
+@pytest.fixture
+def pipe(adapter: Path) -> DualAnoDiffPipeline:
+    pipe = DualAnoDiffPipeline.from_adapter(adapter)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def corner(n: int) -> torch.Tensor:
+    regions = torch.zeros(n, SIZE, SIZE, dtype=torch.bool)
+    regions[:, :24, :24] = True
+    return regions
+
+
+def test_training_keeps_each_shots_box_and_contrast(card: AdapterCard) -> None:
+    """The shots are 80×64 px with squares of 14 px from (10 + 12 i, 20 + 10 i)."""
+    assert card.shots is not None
+    for i, shot in enumerate(card.shots):
+        expected = [(10 + 12 * i) / 64, (20 + 10 * i) / 80, (24 + 12 * i) / 64, (34 + 10 * i) / 80]
+        np.testing.assert_allclose(shot.box, expected, atol=1.5 / SIZE)
+        assert np.shape(shot.contrast) == (2, 4)
+        assert np.abs(shot.contrast).max() > 0
+
+
+def test_contrast_is_what_was_added_to_the_defects_latents() -> None:
+    latents = torch.zeros(1, 2, 3, 8, 8)
+    masks = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    masks[:, 16:32, 24:40] = True
+    latents[:, 0, :, 2:4, 3:5] += torch.tensor([1.0, -2.0, 0.5])[:, None, None]
+    (trace,) = trace_shots(latents + 7, masks)
+    assert trace.box == [0.25, 0.375, 0.5, 0.625]
+    assert trace.contrast == [[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]]
+
+
+def test_an_adapter_made_before_is_read_and_refused_only_where_a_place_is_wished(
+    adapter: Path, card: AdapterCard, tmp_path: Path
+) -> None:
+    save_adapter(tmp_path, card, {})
+    assert read_card(tmp_path) == card
+    told = json.loads((tmp_path / "adapter.json").read_text())
+    del told["shots"]
+    (tmp_path / "adapter.json").write_text(json.dumps(told))
+    old = read_card(tmp_path)
+    assert old == replace(card, shots=None)
+    check_where(WhereConfig(), old)
+    with pytest.raises(AdapterError, match=r"generate\.where.*fine-tune again"):
+        check_where(WhereConfig(size="shots"), old)
+
+
+def test_a_box_is_the_same_in_shares_and_px_and_from_a_file(card: AdapterCard, tmp_path: Path) -> None:
+    mask = np.zeros((40, 100), dtype=np.uint8)
+    mask[10:20, 50:75] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    wishes = [(0.5, 0.25, 0.75, 0.5), (32.0, 16.0, 48.0, 32.0), tmp_path / "mask.png"]
+    drawn = [draw_regions(WhereConfig(region=wish), card, [3, 4], SIZE) for wish in wishes]
+    expected = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
+    expected[:, 16:32, 32:48] = True
+    for regions in drawn:
+        assert regions is not None
+        assert torch.equal(regions, expected)
+
+
+def test_regions_come_from_the_seed_alone_and_are_as_large_as_wished(card: AdapterCard) -> None:
+    seeds = list(range(150))
+    where = WhereConfig(size=(0.2, 0.4))
+    regions = draw_regions(where, card, seeds, SIZE)
+    assert regions is not None
+    again = draw_regions(where, card, seeds[7:9], SIZE)
+    assert again is not None
+    assert torch.equal(regions[7:9], again)
+    longer = (
+        torch.stack([torch.stack([r.any(1).sum(), r.any(0).sum()]).max() for r in regions]).float() / SIZE
+    )
+    assert (longer >= 0.2 - 1 / SIZE).all()
+    assert (longer <= 0.4 + 1 / SIZE).all()
+    assert longer.max() - longer.min() > 0.1
+    assert regions.any(0).float().mean() > 0.9  # all over the picture
+
+    like = draw_regions(WhereConfig(size="shots"), card, seeds, SIZE)
+    assert like is not None
+    # The shots' squares are 14 of 64 px high and 14 of 80 px wide.
+    np.testing.assert_allclose(like.any(2).sum(1).float().mean() / SIZE, 14 / 64, rtol=0.15)
+    np.testing.assert_allclose(like.any(1).sum(1).float().mean() / SIZE, 14 / 80, rtol=0.15)
+
+
+def test_with_a_size_the_boxes_lie_in_the_region(card: AdapterCard, tmp_path: Path) -> None:
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    mask[:, :20] = mask[40:, :] = 255  # an L
+    Image.fromarray(mask).save(tmp_path / "object.png")
+    where = WhereConfig(region=tmp_path / "object.png", size=(0.1, 0.2))
+    regions = draw_regions(where, card, range(30), SIZE)
+    assert regions is not None
+    assert not (regions & ~torch.from_numpy(mask > 0)).any()
+    assert len({tuple(region.nonzero()[0].tolist()) for region in regions}) > 20
+
+
+def test_what_cannot_be_is_refused_by_name(card: AdapterCard, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="is no box"):
+        WhereConfig(region=(0.5, 0.1, 0.2, 0.3))
+    with pytest.raises(ValidationError, match="is no range"):
+        WhereConfig(size=(0.3, 0.1))
+    with pytest.raises(InputError, match=r"out of the picture, which is 64 px"):
+        check_where(WhereConfig(region=(0, 0, 65, 10)), card)
+    Image.new("L", (8, 8)).save(tmp_path / "empty.png")
+    with pytest.raises(InputError, match=r"empty\.png: marks no pixel"):
+        check_where(WhereConfig(region=tmp_path / "empty.png"), card)
+
+
+def test_outside_the_region_the_anomaly_branch_is_flat_and_inside_not(pipe: DualAnoDiffPipeline) -> None:
+    part = pipe.sample([1, 2], num_inference_steps=3, guidance_scale=2.0, regions=corner(2))[:, 1]
+    flat = decode(pipe.vae, encode(pipe.vae, torch.zeros(1, 3, SIZE, SIZE))[0])[0]
+    # The decoder looks a few cells around each pixel.
+    torch.testing.assert_close(
+        part[:, :, 56:, 56:], flat[:, 56:, 56:].expand(2, -1, -1, -1), atol=1e-4, rtol=0
+    )
+    assert (part - flat).abs()[:, :, :24, :24].max() > 1e-2
+    free = pipe.sample([1, 2], num_inference_steps=3, guidance_scale=2.0)[:, 1]
+    assert (free - flat).abs()[:, :, 56:, 56:].max() > 1e-2
+
+
+def test_the_contrast_pushes_both_branches_and_nothing_else_does(pipe: DualAnoDiffPipeline) -> None:
+    """With a region that is everywhere there is nothing to hold flat."""
+    assert pipe.card is not None
+    assert pipe.card.shots is not None
+    everywhere = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
+    free = pipe.sample([1], num_inference_steps=2, guidance_scale=2.0)
+    for contrast, moves in (([20.0, 0.0, -20.0, 0.0], True), ([0.0] * 4, False)):
+        shots = [ShotTrace(shot.box, [contrast] * 2) for shot in pipe.card.shots]
+        pipe.card = replace(pipe.card, shots=shots)
+        pushed = pipe.sample([1], num_inference_steps=2, guidance_scale=2.0, regions=everywhere)
+        moved = (pushed - free).abs().amax((2, 3, 4))
+        assert (moved > 1e-2).all() if moves else (moved == 0).all()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_pair_with_a_region_does_not_depend_on_its_batch(pipe: DualAnoDiffPipeline, scheduler: str) -> None:
+    """Tolerance: 1e-3 of the range [-1, 1], since batched products round otherwise; below one 8-bit level."""
+    pipe.scheduler = SCHEDULERS[scheduler].from_config(pipe.scheduler.config)
+    together = pipe.sample([5, 6, 7], num_inference_steps=4, guidance_scale=2.0, regions=corner(3))
+    alone = pipe.sample([6], num_inference_steps=4, guidance_scale=2.0, regions=corner(1))
+    torch.testing.assert_close(together[1:2], alone, atol=1e-3, rtol=0)
+
+
+def test_regions_that_do_not_fit_the_pairs_are_refused(pipe: DualAnoDiffPipeline) -> None:
+    with pytest.raises(InputError, match="1 were given for 2 pairs"):
+        pipe(2, num_inference_steps=1, regions=corner(1))
+    with pytest.raises(InputError, match="1 of them empty"):
+        pipe(1, num_inference_steps=1, regions=torch.zeros(1, SIZE, SIZE, dtype=torch.bool))
+
+
+def test_a_generation_with_a_wish_resumes_to_the_same_pixels(adapter: Path, tmp_path: Path) -> None:
+    config = GenerateConfig(
+        num_pairs=3, batch_size=2, num_inference_steps=2, where=WhereConfig(size=(0.1, 0.6))
+    )
+    generate_pairs(adapter, config, tmp_path / "whole", seed=1, progress=False)
+    one = config.model_copy(update={"num_pairs": 1})
+    generate_pairs(adapter, one, tmp_path / "cut", seed=1, progress=False)
+    generate_pairs(adapter, config, tmp_path / "cut", seed=1, progress=False)
+    off = config.model_copy(update={"where": WhereConfig()})
+    generate_pairs(adapter, off, tmp_path / "off", seed=1, progress=False)
+    changed = []
+    for i in range(3):
+        for kind in ("image", "anomaly"):
+            whole, cut, free = (
+                np.asarray(Image.open(tmp_path / run / kind / f"{i:06}.png"), dtype=int)
+                for run in ("whole", "cut", "off")
+            )
+            assert np.abs(whole - cut).max() <= 1
+            changed.append((whole != free).any())
+    assert any(changed)
