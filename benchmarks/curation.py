@@ -53,7 +53,7 @@ def drawn(category: str, num_shots: int, count: int) -> Category:
 
 
 def read(folder: Path, num_shots: int, count: int) -> Category:
-    """The same of a folder, split as a run does: no part is on both sides."""
+    """The same of a folder, split as a run does: no part is on both sides, and none is held out twice."""
     samples = split_samples(read_dataset(folder), SplitConfig(shots=num_shots))
 
     def of(side: str, most: int) -> dict[str, PairSet]:
@@ -67,7 +67,8 @@ def read(folder: Path, num_shots: int, count: int) -> Category:
                 SIZE_PX,
             )
             for label, of_type in rows.groupby("label")
-            for few in [of_type.iloc[:: max(1, len(of_type) // most)].head(most)]
+            for parts in [of_type if side == "train" else of_type.drop_duplicates("group")]
+            for few in [parts.iloc[:: max(1, len(parts) // most)].head(most)]
         }
 
     def good(side: str, most: int) -> Tensor:
@@ -158,7 +159,9 @@ def judge(name: str, category: Category, features: Features) -> list[dict[str, o
         for kind, of_kind in reasons:
             counts = Counter(reason for each in of_kind for reason in each)
             refused: dict[str, int] = {rule: counts[text] for rule, text in REASONS.items()}
-            refused["any"] = len(of_kind) - counts[""]
+            # A planted one may also be like the real one that it was made of: that is no merit.
+            by_chance = counts[REASONS["copy_of_pair"]] if str(kind) != "real" else 0
+            refused["any"] = len(of_kind) - counts[""] - by_chance
             rows += [
                 {"category": name, "defect": defect, "kind": kind, "rule": rule, "refused": count,
                  "pairs": len(of_kind), "in_force": rule == "any" or not why.get(rule, "")}

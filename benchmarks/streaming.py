@@ -54,9 +54,7 @@ def finished(folder: Path) -> int:
 
 def draw_in_process(adapter: Path, out: Path, num_pairs: int) -> subprocess.Popen[bytes]:
     draw = ["--pairs", str(num_pairs), "--draw", str(adapter), str(out)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.streaming", *draw], start_new_session=True
-    )
+    return subprocess.Popen([sys.executable, "-m", "benchmarks.streaming", *draw], start_new_session=True)
 
 
 def main() -> None:

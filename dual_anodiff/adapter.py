@@ -179,9 +179,7 @@ def load_weights(
     own = dict(adapter_parameters(unet, text_encoder))
     if weights.keys() != own.keys() or any(own[n].shape != w.shape for n, w in weights.items()):
         odd = sorted(weights.keys() ^ own.keys())[:3]
-        raise AdapterError(
-            f"{file}: does not fit this base (first differences: {odd}); use its own base"
-        )
+        raise AdapterError(f"{file}: does not fit this base (first differences: {odd}); use its own base")
     for name, parameter in own.items():
         # Of the product's two factors one.
         parameter.copy_(weights[name] * strength if ".lora_B." in name else weights[name])

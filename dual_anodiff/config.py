@@ -113,7 +113,8 @@ class FinetuneConfig(_Frozen):
         250, ge=1, description="Optimizer steps between resumable checkpoints."
     )
     keep_checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="Also keep the adapter as it was after these steps, for generate.adapter_step and search."
+        (),
+        description="Also keep the adapter as it was after these steps, for generate.adapter_step and search.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="'auto' is bf16 on CUDA, fp32 on the CPU."
@@ -207,10 +208,15 @@ class GenerateConfig(_Frozen):
     num_inference_steps: int = Field(25, ge=1, le=1000, description="Denoising steps.")
     guidance_scale: float = Field(2.5, ge=1, le=30, description="Classifier-free guidance; 1 is none.")
     adapter_strength: float = Field(
-        1.0, ge=0, le=2, description="Share of the adapter's LoRA that is added to the base; 1 is all, as trained."
+        1.0,
+        ge=0,
+        le=2,
+        description="Share of the adapter's LoRA that is added to the base; 1 is all, as trained.",
     )
     adapter_step: int | None = Field(
-        None, ge=1, description="Take the adapter of this step, one of finetune.keep_checkpoints; None: the last."
+        None,
+        ge=1,
+        description="Take the adapter of this step, one of finetune.keep_checkpoints; None: the last.",
     )
     scheduler: Literal["dpmsolver++", "ddim", "ddpm", "euler", "unipc"] = Field(
         "dpmsolver++", description="Sampler, one of diffusers' schedulers."
@@ -233,7 +239,10 @@ class SearchConfig(_Frozen):
     """Settings of sampling to try for each defect type, by the figures of a few pairs against the shots."""
 
     rounds: int = Field(
-        0, ge=0, le=10, description="Rounds over all settings; 0 is off. A round that changes nothing is the last."
+        0,
+        ge=0,
+        le=10,
+        description="Rounds over all settings; 0 is off. A round that changes nothing is the last.",
     )
     num_pairs: int = Field(16, ge=2, le=1000, description="Pairs drawn for each candidate.")
     guidance_scale: tuple[Annotated[float, Field(ge=1, le=30)], ...] = Field(

@@ -12,7 +12,7 @@ unrelated       a part that shows another thing than the image    `trust.failure
 unseen          what normals show in the mask just as well        `limits.unseen_limit`
 damaged         what no normal shows clear of the mask            `limits.damaged_limit`
 copy_of_shot    a shot's defect, mirrored or not                  `neighbours.copy_threshold`
-copy_of_pair    an earlier pair's, if that is not refused         the same
+copy_of_pair    an earlier pair's, if that is not refused         half of that
 wrong_type      what looks like another type's shots              `limits.wrong_type_limit`
 """
 

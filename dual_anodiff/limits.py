@@ -21,6 +21,9 @@ LEAST_TOLD = 0.7
 MIN_FREEDOM = 3  # shots, less one a type, that tell how far shots of one type differ
 MIN_NORMALS = 8
 OFF_OBJECT = 0.5
+# Of many pairs the nearest is nearer than of a few shots, though it is no copy (48 smooth ones of magnetic_tile/uneven:
+# 28 under the shots' threshold, none under half of it); and two alike waste a place, they teach nothing wrong.
+REPEAT = 0.5
 # `largest_share` has an end that the shots of some types come near; the largest of few is no bound.
 LARGER_THAN_SHOTS = 1.5
 
@@ -91,9 +94,9 @@ def mask_limits(
 
 
 def unrelated(witnesses: Witnesses) -> list[bool]:
-    """Which masks `trust.failures` calls unrelated, whatever else is wrong with them."""
+    """Which masks belong to another thing than the image shows there, or whose parts spill far beyond them."""
     elsewhere = replace(witnesses, object_iou=torch.zeros_like(witnesses.object_iou))
-    return [failure == "unrelated" for failure in failures(elsewhere, 1.0)]
+    return [failure in ("unrelated", "full") for failure in failures(elsewhere, 1.0)]
 
 
 def copy_limits(config: CurateConfig, threshold: float, between: Tensor) -> list[Limit]:
@@ -104,9 +107,10 @@ def copy_limits(config: CurateConfig, threshold: float, between: Tensor) -> list
         if near > OWN_REFUSED * len(between)
         else ""
     )
-    rules: tuple[CurateRule, ...] = ("copy_of_shot", "copy_of_pair")
     # At least one: a single shot has no other, and its copies are known all the same.
-    return [Limit(rule, threshold, why, max(1, len(between))) for rule in rules if rule in config.rules]
+    m = max(1, len(between))
+    limits = [Limit("copy_of_shot", threshold, why, m), Limit("copy_of_pair", REPEAT * threshold, "", m)]
+    return [limit for limit in limits if limit.rule in config.rules]
 
 
 def unseen_limit(shots: Mapping[str, Tensor], name: str, laid: Tensor, n_normals: int) -> Limit:

@@ -32,7 +32,9 @@ class Progress:
     step: int
     ema: list[Tensor]
     rows: list[tuple[int, float]]  # step and loss
-    kept: dict[int, list[Tensor]] = field(default_factory=dict)  # the moving average after each step asked for
+    kept: dict[int, list[Tensor]] = field(
+        default_factory=dict
+    )  # the moving average after each step asked for
 
 
 def optimize(

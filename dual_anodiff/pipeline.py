@@ -87,9 +87,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
             torch.nn.Module.to(module, dtype=dtype)
         return pipe
 
-    def load_adapter(
-        self, folder: Path | str, *, step: int | None = None, strength: float = 1.0
-    ) -> Self:
+    def load_adapter(self, folder: Path | str, *, step: int | None = None, strength: float = 1.0) -> Self:
         """Put a fine-tuned adapter on this base, that of a kept step if one is given, its LoRA at a share of 0 to 2.
 
         Raises: AdapterError if one is on already, or it was made for another base.

@@ -17,7 +17,7 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 EIGHT = np.ones((3, 3), dtype=bool)
 
-# Colours are counted in cells of 1/6 of a channel's range; smaller ones are too empty in a defect of 100 px.
+# Colours are counted in cells of 1/12 of a channel's range; smaller ones are too empty in a defect of 100 px.
 BINS = 12
 # A generated background's grain stays below it in 99 % of the pixels.
 FLOOR = 0.04
@@ -69,7 +69,7 @@ def _drawn(above: Mask, sharp: Floats, plain: Mask) -> Mask:
     body = _connected(above & grown(plain, REACH_PX), plain)
     core = ndimage.minimum_filter(body, THIN_PX, mode="nearest")  # beyond the picture's border it goes on
     thick = ndimage.maximum_filter(core, THIN_PX, mode="nearest") & body
-    ridge = ndimage.maximum_filter(np.where(thick, 0, sharp), RIDGE_PX)
+    ridge = ndimage.maximum_filter(np.where(body & ~thick, sharp, 0), RIDGE_PX)
     drawn: Mask = body & (grown(thick, RIDGE_PX // 2) | (sharp >= SHARE * ridge))
     return drawn
 

@@ -22,7 +22,8 @@ OVERHANG = 1 / 32
 LARGEST_SHARE = 0.6
 # A mask so like the object's marks the object: of the drawn defects' masks none comes near.
 OBJECT_IOU = 0.7
-# Agreement × visibility: PLACEHOLDER (`benchmarks.masks`).
+# Agreement × visibility. Of 144 drawn pairs none has less, of parts put to another image of the kind 76 %; of 50
+# pairs of magnetic tile 10 %, whose defects hardly differ in colour, and 68 % (`benchmarks.masks`).
 MIN_RELATED = 0.04
 # A part that shows so much of the image outside its mask is the whole image, with a mask of some of it: where the
 # image is as grey as a part's background no threshold parts the two.

@@ -196,7 +196,9 @@ def _wish(where: str | None, size: str | None) -> list[str]:
             box = [float(number) for number in where.split(",")]
         except ValueError:
             if not Path(where).is_file():
-                raise ConfigError(f"--where: {where!r} is neither a box x0,y0,x1,y1 nor a mask file") from None
+                raise ConfigError(
+                    f"--where: {where!r} is neither a box x0,y0,x1,y1 nor a mask file"
+                ) from None
             changes.append(f"generate.where.region={json.dumps(where)}")
         else:
             if len(box) != 4:

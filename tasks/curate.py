@@ -1,9 +1,8 @@
 """Stage curate: which of one defect type's pairs are worth training on, and why the others are not."""
 
-import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,10 @@ from dual_anodiff.config import CurateRule
 from tasks.artifacts import Artifact, Staged, folder_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
-from tasks.generate import PATHS, read_pairs
+from tasks.generate import PATHS
 from tasks.prepare import read_samples
 from tasks.quality import side_px
 from tasks.runtime import STAGE, StageResult, run_stage
-from tasks.sheets import SheetRow, draw_sheet
 from tasks.split import first_shots
 
 if TYPE_CHECKING:
@@ -29,13 +27,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PAIRS, THRESHOLDS = "pairs.parquet", "thresholds.parquet"
-ACCEPTED, REFUSED = "accepted.png", "refused.png"
 MAX_NORMALS = 60  # as many as the detector remembers
-SHEET_ROWS, ROWS_A_REASON = 8, 3
-# What needs an anomaly part that a network has drawn: a blended pair's part is cut from its picture by its mask.
+# What needs the anomaly part.
 NEEDS_PART: tuple[CurateRule, ...] = ("whole_object", "off_object", "unrelated")
-
-log = logging.getLogger("anodiff")
 
 
 def plan_curate(
@@ -97,7 +91,6 @@ def curate(
             home=out.path,
             objects=None if objects is None else objects.path,
             mask_threshold=mask_threshold(config, pairs),
-            blended=drawn[0].stage == "blend",
         )
 
     return run_stage(out, "cpu", make, heavy=False)
@@ -112,13 +105,12 @@ def build_curate(
     home: Path | None = None,
     objects: Path | None = None,
     mask_threshold: float = 0.15,
-    blended: bool = False,
 ) -> pd.DataFrame:
-    """Write pairs.parquet, thresholds.parquet, accepted.png and refused.png; return the first, its paths absolute.
+    """Write pairs.parquet and thresholds.parquet; return the first, its paths absolute.
 
     `samples`: the split, of which only the training side is read; `pairs`: of one defect type, with the columns of
     `drawn_pairs` and label. `home`: where `out` will lie, since paths are written relative to it. `objects`: folder of
-    the finished stage. `blended`: the parts are cut out of the pictures, so they can't disagree with them.
+    the finished stage.
     Raises: DataError if there are no pairs, or the training side has no shot of this type, or no normal.
     """
     from dual_anodiff.curation import curate as judge
@@ -150,11 +142,7 @@ def build_curate(
         load_images([Path(path) for path in pairs["image_path"]], size_px),
         load_masks(pairs["mask_path"], size_px),
     )
-    if blended:
-        # Scaled down, the mask's edge would be half grey: that says nothing of the pair.
-        parts = images.where(masks[:, None], images.new_tensor(128))
-    else:
-        parts = load_images([Path(path) for path in pairs["anomaly_path"]], size_px)
+    parts = load_images([Path(path) for path in pairs["anomaly_path"]], size_px)
     drawn = PairSet(images, masks, parts)
     at = known_objects(objects, drawn, shots[defect]) if set(rules) & set(NEEDS_PART) else (None, None)
     found = judge(
@@ -176,15 +164,6 @@ def build_curate(
     relative = {column: [os.path.relpath(path, home) for path in table[column]] for column in PATHS}
     table.drop(columns="label").assign(**relative).to_parquet(out / PAIRS, index=False)
     found.thresholds.to_parquet(out / THRESHOLDS, index=False)
-    category = str(known["category"].iloc[0])
-    real = [Path(path) for path in known.loc[known["label"] == defect, "image_path"]]
-    draw_judged(table, real, f"{category} / {defect}", out, config.report.sheet_size_px)
-    counts = reason_counts(table["reasons"])
-    why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    passed = int((table["reasons"] == "").sum())
-    log.info(
-        "%s/%s: %d of %d pairs accepted%s", category, defect, passed, len(table), f"; {why}" if why else ""
-    )
     return table
 
 
@@ -250,36 +229,6 @@ def mask_threshold(config: RunConfig, pairs: pd.DataFrame) -> float:
     return read_card(config.store / "artifacts" / str(pairs["adapter_key"].iloc[0])).mask_threshold
 
 
-def draw_judged(table: pd.DataFrame, real: Sequence[Path], title: str, out: Path, size_px: int) -> None:
-    """Draw accepted.png, the first pairs, and refused.png, the first ROWS_A_REASON of each first reason."""
-    refused = table[table["reasons"] != ""]
-    first = refused["reasons"].str.split("; ").str[0]
-    shown = {
-        ACCEPTED: table[table["reasons"] == ""].head(SHEET_ROWS),
-        REFUSED: refused[refused.groupby(first).cumcount() < ROWS_A_REASON],
-    }
-    for name, pairs in shown.items():
-        rows = [
-            SheetRow(
-                real=real[position % len(real)],
-                image=Path(row["image_path"]),
-                anomaly=Path(row["anomaly_path"]),
-                mask=Path(row["mask_path"]),
-                note=f"pair {row['index']}" + (f": {row['reasons']}" if row["reasons"] else ""),
-            )
-            for position, row in enumerate(pairs.to_dict("records"))
-        ]
-        count = len(refused) if name == REFUSED else len(table) - len(refused)
-        what = "refused" if name == REFUSED else "accepted"
-        draw_sheet(rows, f"{title}: {count} of {len(table)} pairs {what}", size_px).save(out / name)
-
-
-def reason_counts(reasons: Iterable[str]) -> dict[str, int]:
-    """How many pairs have each reason, the most frequent first; one pair may have several."""
-    counts = pd.Series([reason for each in reasons for reason in each.split("; ") if reason]).value_counts()
-    return {str(reason): int(count) for reason, count in counts.items()}
-
-
 def more_to_draw(config: RunConfig, curated: Artifact) -> int:
     """How many pairs to draw so that generate.num_pairs pass, by the yield so far; 0 if they do or the budget is spent."""
     judged = pd.read_parquet(curated.path / PAIRS, columns=["reasons"])["reasons"]
@@ -290,8 +239,3 @@ def more_to_draw(config: RunConfig, curated: Artifact) -> int:
         return 0
     # One more of each, since none of a few is not none at all.
     return min(left, math.ceil(missing * (drawn + 2) / (passed + 1)))
-
-
-def read_curated(curated: Mapping[str, Artifact]) -> pd.DataFrame:
-    """The judged pairs of several defect types, refused ones too; columns as `read_pairs`."""
-    return read_pairs(curated)

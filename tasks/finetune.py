@@ -15,7 +15,7 @@ from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import first_shots
 
-VERSION = 3
+VERSION = 4
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
 # The normals' settings count by the artifact that they made.
 NOT_IN_KEY = {"base", "checkpoint_every_steps", "adapt_to_normals", "normals"}

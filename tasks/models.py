@@ -99,8 +99,16 @@ def first_pairs(rows: TrainingSet, count: int) -> TrainingSet:
 
 
 def accepted(pairs: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
-    """The pairs of each defect type that passed, the first ones as many as were asked for."""
-    return pairs[pairs["reasons"] == ""].groupby("label").head(config.generate.num_pairs)
+    """The pairs of each defect type that passed, the first ones as many as were asked for.
+
+    Their trust, where curation asked for it, is the score that is handed over with a pair.
+    """
+    passed = pairs[pairs["reasons"] == ""].groupby("label").head(config.generate.num_pairs)
+    return (
+        passed.rename(columns={"trust": "score"})
+        if "trust" in passed and passed["trust"].notna().all()
+        else passed
+    )
 
 
 def refused_counts(pairs: pd.DataFrame) -> dict[str, int]:
