@@ -325,8 +325,8 @@ class CurateConfig(_Frozen):
     rules: tuple[CurateRule, ...] = Field(
         get_args(CurateRule),
         description="Reasons to refuse a pair; each has its threshold from the few shots and the normals, and stays out "
-        "of force where they are too few or it would refuse them. Mask: empty, too_large, whole_object, off_object, "
-        "unrelated; picture: unseen, damaged, copy_of_shot, copy_of_pair, wrong_type.",
+        "of force where they are too few or it would refuse them. Mask: empty (always refused), too_large, whole_object, "
+        "off_object, unrelated; picture: unseen, damaged, copy_of_shot, copy_of_pair, wrong_type.",
     )
     # A mask of the whole picture is how a defect's part drawn without a background ends; it teaches nothing.
     max_mask_share: float = Field(

@@ -90,7 +90,8 @@ def mask_limits(
         off = min(OFF_OBJECT, 0.8 * least)
         why = "" if least > 0.2 else f"a shot has {least:.0%} of its mask on the object"
         limits.append(Limit("off_object", off, no_object or why, m))
-    return [limit for limit in limits if limit.rule in config.rules]
+    # Whatever the rules: a defect picture without a defect's mask can't be trained on.
+    return [limit for limit in limits if limit.rule in config.rules or limit.rule == "empty"]
 
 
 def unrelated(witnesses: Witnesses) -> list[bool]:

@@ -270,7 +270,9 @@ def build_blend(
     for column in ("image_path", "anomaly_path", "mask_path"):
         # From where the artifact will lie: `out` is its staging folder.
         refused[column] = [os.path.relpath(path, place) for path in refused[column]]
-    table = pd.concat([blended.merge(scored, on="index"), refused]).sort_values("index", ignore_index=True)
+    blended = blended.merge(scored, on="index")
+    blended.loc[blended["mask_area_px"] == 0, "reasons"] = "mask too large"  # for its crop: put nowhere
+    table = pd.concat([blended, refused]).sort_values("index", ignore_index=True)
     table.to_parquet(out / PAIRS, index=False)
     return table
 

@@ -137,12 +137,11 @@ def prepared_of(run: Run, category: str) -> Artifact:
 def pictures_of(run: Run, category: str) -> Pictures:
     """All that a category's models learnt from. Raises: AnodiffError if no pairs were generated."""
     prepared = prepared_of(run, category)
-    # Where more was drawn, the last of a label holds all that was.
-    made = artifacts_of(run, "curate", category)
-    for drawn in ("generate", "blend"):
-        artifacts_of(
-            run, drawn, category
-        )  # whose pictures the curated tables name: gone or damaged is said here
+    artifacts_of(
+        run, "generate", category
+    )  # whose pictures the tables name: what is gone or damaged is said here
+    # Where more was drawn, the last of a label holds all that was. What was cut small is learnt from as it was put back.
+    made = artifacts_of(run, "curate", category) | artifacts_of(run, "blend", category)
     pasted = artifacts_of(run, "synthesize", category)
     # By the whole label: those of a dose-response curve have other ones.
     defects = defect_types(read_samples(prepared, run.config.data))

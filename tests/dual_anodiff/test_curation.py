@@ -126,7 +126,7 @@ def test_a_mask_may_be_as_large_as_is_said(good: PairSet, shots: dict[str, PairS
     config = CurateConfig(rules=("too_large",), max_mask_share=1e-3)
     found = curate(good, shots, "hole", normals, config)
     assert set(reasons(found)) == {"mask too large"}
-    assert found.thresholds["threshold"].tolist() == [1e-3]
+    assert found.thresholds["threshold"].tolist() == [0, 1e-3], "an empty one is refused whatever the rules"
 
 
 def test_rules_that_cannot_tell_are_out_of_force_and_say_why(

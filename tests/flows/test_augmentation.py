@@ -421,6 +421,8 @@ def test_a_failed_adaptation_leaves_out_its_category_alone(config: RunConfig) ->
     summary = run(both)
     assert only(summary, "failed") == {"adapt bolt"}
     assert only(summary, "skipped") == {
-        f"{stage} bolt/{defect}" for stage in ("finetune", "generate") for defect in ("dent", "stain")
+        f"{stage} bolt/{defect}"
+        for stage in ("finetune", "generate", "curate")
+        for defect in ("dent", "stain")
     }
     assert {"adapt nut", "finetune nut/dent", "report nut"} <= only(summary, "ran")

@@ -96,13 +96,14 @@ def test_models_and_pairs_are_told_apart_from_those_of_a_dose(config: RunConfig)
 
     def pairs(label: str, **inputs: object) -> Artifact:
         return plan(
-            config.store, "generate", 1, "bolt", label=label, adapter=f"finetune/bolt/{label}", **inputs
+            config.store, "curate", 1, "bolt", label=label, pairs=[f"generate/bolt/{label}"], **inputs
         )
 
     def model(label: str, name: str) -> Artifact:
         return plan(config.store, "localize", 1, "bolt", label=label, training_set=name)
 
     stages = [outcome(split)]
+    stages += [published(pairs("bolt/dent", round=1))]  # before more was drawn
     stages += [published(pairs(label)) for label in ("bolt/dent", "bolt/dent, 2 shots", "bolt/stain")]
     labels = ["bolt/real/seed 0", "bolt/generated, 3 pairs/seed 0", "bolt/generated/seed 0"]
     stages += [published(model(label, label.split("/")[1])) for label in labels]
@@ -111,7 +112,6 @@ def test_models_and_pairs_are_told_apart_from_those_of_a_dose(config: RunConfig)
     assert pictures_of(run, "bolt") == Pictures(
         split, {"dent": pairs("bolt/dent"), "stain": pairs("bolt/stain")}, {}
     )
-    assert pictures_of(run, "bolt").generated["dent"].inputs["adapter"] == "finetune/bolt/bolt/dent"
     found = trained_models(run, "bolt", ["localize"], [0])
     assert {(one.training_set, one.seed) for one in found} == {("real", 0), ("generated", 0)}
     assert trained_models(run, "bolt", ["localize"], [1]) == []
