@@ -289,9 +289,12 @@ def generate_pairs(
     pipe.set_progress_bar_config(disable=not progress, leave=False, desc="denoise")
     for kind in ("image", "anomaly", "mask"):
         (out / kind).mkdir(parents=True, exist_ok=True)
-    missing = [i for i in numbers if not (out / "mask" / f"{i:06}.png").is_file()]
-    for start in range(0, len(missing), config.batch_size):
-        index = missing[start : start + config.batch_size]
+    missing = {i for i in numbers if not (out / "mask" / f"{i:06}.png").is_file()}
+    for start in range(0, len(numbers), config.batch_size):
+        # Whole batches, though some of it may be there: in a smaller one a pixel may round to the next grey level.
+        index = numbers[start : start + config.batch_size]
+        if missing.isdisjoint(index):
+            continue
         pairs = pipe(
             len(index),
             seeds=[pair_seed(seed, i) for i in index],
@@ -306,6 +309,8 @@ def generate_pairs(
             regions=draw_regions(config.where, card, [pair_seed(seed, i) for i in index], card.size_px),
         )
         for i, image, anomaly, mask in zip(index, pairs.images, pairs.anomalies, pairs.masks, strict=True):
+            if i not in missing:
+                continue
             for kind, picture in (("image", image), ("anomaly", anomaly), ("mask", mask)):
                 # The mask comes last and is renamed into place: a pair with a mask is whole.
                 staged = out / kind / f"{i:06}.part"
