@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.config import CurateConfig, GenerateConfig, WhereConfig
+from dual_anodiff.config import GenerateConfig, WhereConfig
 from tasks.artifacts import Artifact, Staged, file_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import ConfigError
@@ -127,8 +127,8 @@ def read_pairs(generated: Mapping[str, Artifact]) -> pd.DataFrame:
     """The pairs of several defect types as one table, drawn, blended or curated ones.
 
     Columns: label (defect type), image_path, anomaly_path, mask_path (absolute), index, seed, mask_share,
-    adapter_key (the adapter's name in any store), reasons (why refused, "" for an accepted pair; where nothing judged
-    them but their masks: empty or too large), and whatever else their stages wrote.
+    adapter_key (the adapter's name in any store), reasons (why refused, "" for a pair that passed or was not judged), and
+    whatever else their stages wrote.
     """
     tables = []
     for defect, artifact in sorted(generated.items()):
@@ -136,7 +136,7 @@ def read_pairs(generated: Mapping[str, Artifact]) -> pd.DataFrame:
         if "adapter_key" not in table:
             table["adapter_key"] = artifact.inputs["adapter"]
         if "reasons" not in table:
-            table["reasons"] = [_mask_fault(share) for share in table["mask_share"]]
+            table["reasons"] = ""
         for column in PATHS:
             # A curated pair lies in the artifact that drew it: "../../../generate/...".
             table[column] = [os.path.normpath(artifact.path.resolve() / path) for path in table[column]]
@@ -146,9 +146,3 @@ def read_pairs(generated: Mapping[str, Artifact]) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     joined = pd.concat(tables, ignore_index=True)
     return joined[[*columns, *(name for name in joined if name not in columns)]]
-
-
-def _mask_fault(share: float) -> str:
-    if share == 0:
-        return "mask empty"
-    return "mask too large" if share > CurateConfig().max_mask_share else ""

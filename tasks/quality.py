@@ -15,7 +15,6 @@ from tasks.generate import read_pairs
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.sheets import SheetRow, draw_sheet
-from tasks.split import first_shots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,13 +29,8 @@ SHEET_ROWS, SHEET_PX = 8, 160
 WEIGHTS = ("inception_weights", "lpips_weights")
 
 
-def plan_quality(
-    config: RunConfig, prepared: Artifact, generated: Artifact, defect: str, max_shots: int | None = None
-) -> Artifact:
-    """Name the figures of one defect type's pairs. Raises: ConfigError if weights are asked for that are not there.
-
-    `max_shots`: of the split's shots, where a dose limited those that the pairs were made from.
-    """
+def plan_quality(config: RunConfig, prepared: Artifact, generated: Artifact, defect: str) -> Artifact:
+    """Name the figures of one defect type's pairs. Raises: ConfigError if weights are asked for that are not there."""
     given = {name: getattr(config.quality, name) for name in WEIGHTS}
     for name, path in given.items():
         if path is not None and not path.is_file():
@@ -56,7 +50,6 @@ def plan_quality(
         **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),
         **config.quality.model_dump(exclude=set(WEIGHTS)),
         **{name: None if path is None else file_digest(path) for name, path in given.items()},
-        **({} if max_shots is None else {"max_shots": max_shots}),
     )
 
 
@@ -72,14 +65,11 @@ def quality(
     generated: Artifact,
     defect: str,
     config: RunConfig,
-    max_shots: int | None = None,
 ) -> StageResult:
     """Measure one defect type's pairs against the shots and the normals of the training side."""
 
     def make(staged: Staged, _: str) -> None:
         samples = read_samples(prepared, config.data)
-        if max_shots is not None:
-            samples = first_shots(samples, max_shots)
         build_quality(samples, read_pairs({defect: generated}), config, staged.out)
 
     return run_stage(out, "cpu", make, heavy=False)

@@ -143,8 +143,8 @@ def test_read_anywhere_the_same_pictures(
     assert there["reasons"].tolist() == read["reasons"].tolist()
 
 
-def test_pairs_that_nothing_judged_are_refused_by_their_masks_alone(draws: list[Artifact]) -> None:
-    assert read_pairs({"hole": draws[1]})["reasons"].tolist() == ["", "", "mask empty"]
+def test_pairs_that_nothing_judged_have_no_reason_against_them(draws: list[Artifact]) -> None:
+    assert read_pairs({"hole": draws[1]})["reasons"].tolist() == ["", "", ""]
 
 
 def test_two_draws_that_both_begin_with_0_are_numbered_through(draws: list[Artifact]) -> None:
