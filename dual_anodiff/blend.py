@@ -129,7 +129,7 @@ def blend_pairs(
     for kind in ("image", "anomaly", "mask"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     missing = [row for row in pairs.to_dict("records") if not _file(out, "mask", row["index"]).is_file()]
-    for row in tqdm(missing, desc="blend", unit="pair", disable=not progress, mininterval=1):
+    for row in tqdm(missing, desc="blend", unit="pair", disable=None if progress else True, mininterval=1):
         index = int(row["index"])
         generator = np.random.default_rng([seed, index])
         with Image.open(row["image_path"]) as image, Image.open(row["mask_path"]) as mask:

@@ -58,7 +58,7 @@ def optimize(
     if checkpoint is not None and checkpoint.is_file():
         state = _resume(checkpoint, parameters, optimizer, device)
     bar = tqdm(
-        range(state.step, schedule.train_steps), desc=name, unit="step", disable=not progress,
+        range(state.step, schedule.train_steps), desc=name, unit="step", disable=None if progress else True,
         initial=state.step, total=schedule.train_steps, mininterval=1,
     )  # fmt: skip
     for step in bar:

@@ -8,11 +8,12 @@ from prefect.states import Completed, Failed
 
 from flows.category import CategoryOutcome, run_category
 from tasks.config import RunConfig
+from tasks.device import resolve_device
 from tasks.finetune import base_digest
 from tasks.models import check_encoders
 from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
 from tasks.report import RunSummary, write_run
-from tasks.runtime import StageOutcome, error_text, outcome, resolve_device, run
+from tasks.runtime import StageOutcome, error_text, run
 
 
 @flow(name="augmentation", persist_result=False)
@@ -23,7 +24,7 @@ def augment(config: RunConfig) -> State[RunSummary]:
     categories = categories_of(config)
 
     planned = [plan_prepare(config, category) for category in categories]
-    checked = [outcome(each, run(prepare, each, config=config)) for each in planned]
+    checked = [run(prepare, each, config).outcome for each in planned]
     if any(stage.artifact is None for stage in checked):
         refused = any(stage.bad_input for stage in checked)
         return finished(write_run(config, checked, {}, started=started, refused=refused))

@@ -10,7 +10,7 @@ from prefect import State, flow
 from prefect.states import Completed, Failed
 
 from flows.doses import train_doses
-from flows.steps import Shared, draw_pairs, train_model
+from flows.steps import Shared, draw_pairs, start_model
 from tasks.artifacts import Artifact
 from tasks.config import RunConfig
 from tasks.models import Pictures, Trained, defects_without_pairs, why_not
@@ -19,7 +19,8 @@ from tasks.normals import adapt, plan_adapt
 from tasks.objects import objects, plan_objects, read_object_masks, without_texture
 from tasks.prepare import defects_of, plan_prepare, prepare
 from tasks.report import plan_report, report
-from tasks.runtime import StageOutcome, StageResult, outcome, run
+from tasks.runner import stages_run_by
+from tasks.runtime import StageOutcome, Started, run
 from tasks.synthesize import BASELINES, plan_synthesize, synthesize
 
 
@@ -36,67 +37,81 @@ class CategoryOutcome:
 @flow(name="category", flow_run_name="{category}", persist_result=False)
 def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
     """Take one category through all stages; what depends on a failed stage is left out, the rest goes on."""
-    prepared = plan_prepare(config, category)
-    run(prepare, prepared, config=config).result()  # a hit, unless this flow was started by itself
+    with stages_run_by(config):
+        return finished(all_stages(config, category))
 
-    found = plan_objects(config, prepared)
-    stages = [outcome(found, run(objects, found, prepared=prepared, config=config))]
-    if stages[-1].artifact is None:
-        return finished(CategoryOutcome(category, tuple(stages)))
-    config = without_texture(config, category, read_object_masks(found))
-    shared = Shared(prepared, found, plan_adapt(config, prepared))
+
+def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
+    """The stages of one category, in a flow."""
+    prepared = plan_prepare(config, category)
+    # A hit, unless this flow was started by itself.
+    split = run(prepare, prepared, config)
+    if not split.readable:
+        return CategoryOutcome(category, (split.outcome,))
+
+    found = run(objects, plan_objects(config, prepared), config, prepared=prepared)
+    stages = [found.outcome]
+    if not found.made:
+        return CategoryOutcome(category, tuple(stages))
+    if found.readable:
+        config = without_texture(config, category, read_object_masks(found.out))
+    shared = Shared(prepared, found.out, plan_adapt(config, prepared))
+    adapted = None
     if shared.normals is not None:
-        adapted = run(adapt, shared.normals, prepared=prepared, config=config)
-        stages.append(outcome(shared.normals, adapted))
-        shared = replace(shared, states=(adapted,))
+        adapted = run(adapt, shared.normals, config, prepared=prepared)
+        shared = replace(shared, started=(adapted,))
 
     defects = defects_of(prepared, config)
     warn_of_small_defects(config, prepared, defects)
     drawn = draw_pairs(config, shared, defects)
+    stages += [adapted.outcome] if adapted is not None else []
     stages += drawn.stages
     generated = drawn.pairs
     if not generated:
-        return finished(CategoryOutcome(category, tuple(stages)))
+        return CategoryOutcome(category, tuple(stages))
 
-    baselines: dict[str, Artifact] = {}
-    waits: dict[str, list[State[StageResult]]] = {}
-    for baseline in BASELINES:
-        if baseline in config.compare.training_sets:
-            out = plan_synthesize(config, prepared, baseline, list(generated))
-            pasted = run(
-                synthesize, out, prepared=prepared, name=baseline, defects=list(generated), config=config
-            )
-            stages.append(outcome(out, pasted))
-            baselines[baseline], waits[baseline] = out, [pasted]
-
-    pictures = Pictures(prepared, generated, baselines)
-    without_pairs = defects_without_pairs(pictures)
-    trained: list[Trained] = []
+    pasted = {
+        baseline: run(
+            synthesize,
+            plan_synthesize(config, prepared, baseline, list(generated)),
+            config,
+            prepared=prepared,
+            name=baseline,
+            defects=list(generated),
+        )
+        for baseline in BASELINES
+        if baseline in config.compare.training_sets
+    }
+    pictures = Pictures(prepared, generated, {name: each.out for name, each in pasted.items()})
+    without_pairs = defects_without_pairs(pictures) if drawn.readable else []
+    left_out: list[StageOutcome] = []
+    started: list[tuple[Trained, Started]] = []
     for model, name in product(config.compare.models, config.compare.training_sets):
         reason = why_not(config, model, name, list(generated), without_pairs)
         if reason is not None:
-            stages.append(StageOutcome(model, f"{category}/{name}", None, "left out", error=reason))
+            left_out.append(StageOutcome(model, f"{category}/{name}", None, "left out", error=reason))
             continue
+        wait_for = [pasted[name]] if name in pasted else []
         for seed in config.compare.seeds:
-            finished_one, stage = train_model(config, model, pictures, name, seed, waits.get(name, []))
-            stages.append(stage)
-            trained += [finished_one] if finished_one is not None else []
+            started.append(start_model(config, model, pictures, name, seed, wait_for))
+    stages += [each.outcome for each in pasted.values()]
+    stages += [*(each.outcome for _, each in started), *left_out]
+    trained = [model for model, each in started if each.made]
     dosed, made = train_doses(config, pictures, shared, trained)
     stages += made
 
-    table = plan_report(config, prepared, generated, drawn.quality, trained, dosed)
-    drawn_up = run(
+    table = run(
         report,
-        table,
+        plan_report(config, prepared, generated, drawn.quality, trained, dosed),
+        config,
         prepared=prepared,
         generated=generated,
         measured=drawn.quality,
         trained=trained,
         dosed=dosed,
-        config=config,
     )
-    stages.append(outcome(table, drawn_up))
-    return finished(CategoryOutcome(category, tuple(stages), table if stages[-1].artifact else None))
+    stages.append(table.outcome)
+    return CategoryOutcome(category, tuple(stages), table.out if table.made else None)
 
 
 def finished(result: CategoryOutcome) -> State[CategoryOutcome]:

@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 
 from flows.deliver import export, handover
-from flows.terminal import BAD_INPUT, RUN_FAILED, Verbose, err, out, refusing
+from flows.deploy import deploy
+from flows.terminal import BAD_INPUT, RUN_FAILED, Verbose, out, refusing
+from tasks.log import err
 
 if TYPE_CHECKING:
     from prefect import State
@@ -168,6 +170,7 @@ def adapter_export(
 
 app.command()(export)
 app.command()(handover)
+app.command()(deploy)
 
 
 def print_summary(summary: "RunSummary") -> None:

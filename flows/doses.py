@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from flows.steps import Shared, draw_pairs, train_model
+from flows.steps import Shared, draw_pairs, start_model
 from tasks.config import RunConfig
 from tasks.models import Dose, Dosed, Pictures, Trained, defects_without_pairs, dose_of_pairs, why_no_dose
-from tasks.runtime import StageOutcome
+from tasks.runtime import StageOutcome, Started
 from tasks.train import plan_model
 
 
@@ -19,7 +19,8 @@ def train_doses(
     of_shots, stages = draw_shots(config, full, shared)
     doses += of_shots
     done = {each.artifact.ref: each for each in trained}
-    dosed: list[Dosed] = []
+    wanted: list[tuple[Dose, Trained]] = []
+    started: dict[str, Started] = {}
     for model in config.compare.models:
         reason = why_no_dose(config, model, sorted(full.generated))
         if doses and reason is not None:
@@ -27,13 +28,15 @@ def train_doses(
             stages.append(StageOutcome(model, label, None, "left out", error=reason))
             continue
         for dose, seed in product(doses, config.compare.seeds):
-            found = done.get(plan_model(config, model, dose.pictures, dose.training_set, seed).ref)
-            if found is None:
-                found, stage = train_model(config, model, dose.pictures, dose.training_set, seed)
-                stages.append(stage)
-            if found is not None:
-                done[found.artifact.ref] = found
-                dosed.append(Dosed(dose.kind, dose.count, found))
+            out = plan_model(config, model, dose.pictures, dose.training_set, seed)
+            if out.ref not in done:
+                done[out.ref], started[out.ref] = start_model(
+                    config, model, dose.pictures, dose.training_set, seed
+                )
+            wanted.append((dose, done[out.ref]))
+    stages += [each.outcome for each in started.values()]
+    failed = {ref for ref, each in started.items() if not each.made}
+    dosed = [Dosed(dose.kind, dose.count, each) for dose, each in wanted if each.artifact.ref not in failed]
     return dosed, stages
 
 
@@ -51,7 +54,8 @@ def draw_shots(config: RunConfig, full: Pictures, shared: Shared) -> tuple[list[
         stages += drawn.stages
         if len(drawn.pairs) == len(defects):  # else of other test pictures, so no point of the same curve
             pictures = replace(full, generated=drawn.pairs, max_shots=count)
-            defects_without_pairs(pictures)
+            if drawn.readable:
+                defects_without_pairs(pictures)
             doses.append(Dose("shots", count, "generated+real", pictures))
     doses.append(Dose("shots", int(config.split.shots), "generated+real", full))
     return doses, stages

@@ -1,13 +1,14 @@
-"""Steps that a category takes more than once: pairs of a defect type, whole or by way of crops, and one trained model."""
+"""Steps that a category takes more than once: pairs of a defect type, whole or by way of crops, and one trained model.
+
+Stages of different defect types do not need each other: all are started before any is waited for.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from prefect import State
-from tasks.curate import curate, more_to_draw, plan_curate
-
 from tasks.artifacts import Artifact
 from tasks.config import ModelName, RunConfig
+from tasks.curate import curate, more_to_draw, plan_curate
 from tasks.finetune import finetune, plan_finetune
 from tasks.generate import generate, plan_generate
 from tasks.models import Pictures, Trained
@@ -15,23 +16,43 @@ from tasks.native import blend, crop, plan_blend, plan_crop, works_natively
 from tasks.normals import adapt, plan_adapt
 from tasks.objects import without_background
 from tasks.quality import plan_quality, quality
-from tasks.runtime import StageOutcome, StageResult, outcome, run
+from tasks.runtime import StageOutcome, Started, run
 from tasks.search import plan_search, search, tuned
 from tasks.train import TRAIN, plan_model
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the pairs of all defect types of a category are made from, and the states of the stages that make it."""
+    """What the pairs of all defect types of a category are made from, and the stages that make it."""
 
     prepared: Artifact
     objects: Artifact | None
     normals: Artifact | None
-    states: tuple[State[StageResult], ...] = ()
+    started: tuple[Started, ...] = ()
 
     def for_background(self, config: RunConfig) -> Artifact | None:
         """The object masks, where backgrounds are compensated."""
         return None if config.finetune.adapter.background == "off" else self.objects
+
+
+@dataclass
+class Line:
+    """One defect type on its way to pairs."""
+
+    defect: str
+    config: RunConfig
+    source: Shared  # of crops, where there are any
+    cropped: Artifact | None
+    max_shots: int | None
+    adapter: Artifact | None = None
+    stages: list[Started] = field(default_factory=list)
+    drawn: list[Artifact] = field(default_factory=list)
+    curated: Artifact | None = None
+
+    @property
+    def objects(self) -> Artifact | None:
+        """The object masks, where backgrounds are compensated."""
+        return self.source.for_background(self.config)
 
 
 @dataclass
@@ -41,6 +62,7 @@ class Drawn:
     pairs: dict[str, Artifact] = field(default_factory=dict)
     quality: dict[str, Artifact] = field(default_factory=dict)
     stages: list[StageOutcome] = field(default_factory=list)
+    readable: bool = True  # False: some of the pairs are only planned
 
 
 def draw_pairs(
@@ -48,169 +70,203 @@ def draw_pairs(
 ) -> Drawn:
     """The pairs of each defect type, where all of its stages succeeded; figures of those that no dose limits.
 
-    finetune → generate → curate → quality, or for small defects by way of crops: crop → adapt → finetune → generate →
-    curate → quality → blend.
+    finetune → search, if asked for → generate → curate → quality, or for small defects by way of crops: crop → adapt →
+    finetune → … → quality → blend.
     """
-    drawn = Drawn()
-    for defect in defects:
-        source, cropped, own = shared, None, config
-        if works_natively(config, shared.prepared, defect):
-            source, stages = crop_shared(config, shared, defect, max_shots)
-            drawn.stages += stages
-            # The masks of the objects are of whole pictures; crops are of the shots that a dose leaves.
-            own, cropped = without_background(config), source.prepared
-        limit = max_shots if cropped is None else None
-        curated, state, stages = draw(own, source, defect, limit)
-        drawn.stages += stages
-        if curated is None:
+    lines = [start_line(config, shared, defect, max_shots) for defect in defects]
+    draw([line for line in lines if tune(line)])
+    figures, blended = {}, {}
+    for line in lines:
+        if line.curated is None:
             continue
         if max_shots is None:
-            measured = plan_quality(own, source.prepared, curated, defect)
-            told = run(
-                quality,
-                measured,
-                prepared=source.prepared,
-                generated=curated,
-                defect=defect,
-                config=own,
-                wait_for=[state],
-            )
-            drawn.stages.append(outcome(measured, told))
-            if drawn.stages[-1].artifact is not None:
-                drawn.quality[defect] = measured
-        pairs = curated
-        if cropped is not None:
-            pairs = plan_blend(config, shared.prepared, cropped, curated, shared.objects)
-            put = run(
-                blend,
-                pairs,
-                prepared=shared.prepared,
-                cropped=cropped,
-                pairs=curated,
-                config=config,
-                objects=shared.objects,
-                wait_for=[state],
-            )
-            drawn.stages.append(outcome(pairs, put))
-            if drawn.stages[-1].artifact is None:
-                continue
-        drawn.pairs[defect] = pairs
+            figures[line.defect] = measure(line, line.curated)
+        if line.cropped is not None:
+            blended[line.defect] = put_back(config, shared, line, line.cropped, line.curated)
+
+    drawn = Drawn()
+    for line in lines:
+        drawn.stages += [each.outcome for each in line.stages]
+        pairs = line.curated
+        if line.defect in figures and figures[line.defect].made:
+            drawn.quality[line.defect] = figures[line.defect].out
+        if line.defect in blended:
+            pairs = blended[line.defect].out if blended[line.defect].made else None
+        if pairs is not None:
+            drawn.pairs[line.defect] = pairs
+        drawn.readable = drawn.readable and all(each.readable for each in line.stages if each.made)
     return drawn
 
 
-def draw(
-    config: RunConfig, shared: Shared, defect: str, max_shots: int | None = None
-) -> tuple[Artifact | None, State[StageResult], list[StageOutcome]]:
-    """finetune → search, if asked for → generate → curate, drawn again until enough pairs pass or the budget is spent."""
-    objects = shared.for_background(config)
-    adapter = plan_finetune(config, shared.prepared, defect, shared.normals, max_shots, objects)
-    state = run(
-        finetune,
-        adapter,
-        prepared=shared.prepared,
-        defect=defect,
-        normals=shared.normals,
-        config=config,
-        max_shots=max_shots,
-        objects=objects,
-        wait_for=shared.states,
+def start_line(config: RunConfig, shared: Shared, defect: str, max_shots: int | None) -> Line:
+    """crop → adapt, where the defect is small, → finetune."""
+    line = Line(defect, config, shared, None, max_shots)
+    if works_natively(config, shared.prepared, defect):
+        source, stages = crop_shared(config, shared, defect, max_shots)
+        # The masks of the objects are of whole pictures; crops are of the shots that a dose leaves.
+        line = Line(defect, without_background(config), source, source.prepared, None, stages=stages)
+    prepared, normals = line.source.prepared, line.source.normals
+    line.adapter = plan_finetune(line.config, prepared, defect, normals, line.max_shots, line.objects)
+    line.stages.append(
+        run(
+            finetune,
+            line.adapter,
+            line.config,
+            prepared=prepared,
+            defect=defect,
+            normals=normals,
+            max_shots=line.max_shots,
+            objects=line.objects,
+            wait_for=line.source.started,
+        )
     )
-    stages = [outcome(adapter, state)]
     if config.search.rounds:
-        found = plan_search(config, shared.prepared, adapter, defect, max_shots, objects)
-        state = run(
-            search,
-            found,
-            prepared=shared.prepared,
-            adapter=adapter,
-            defect=defect,
-            config=config,
-            max_shots=max_shots,
-            objects=objects,
-            wait_for=[state],
+        found = plan_search(line.config, prepared, line.adapter, defect, line.max_shots, line.objects)
+        line.stages.append(
+            run(
+                search,
+                found,
+                line.config,
+                prepared=prepared,
+                adapter=line.adapter,
+                defect=defect,
+                max_shots=line.max_shots,
+                objects=line.objects,
+                wait_for=line.stages[-1:],
+            )
         )
-        stages.append(outcome(found, state))
-        if stages[-1].artifact is None:
-            return None, state, stages
-        config = tuned(config, found)
-    drawn: list[Artifact] = []
-    first, count = 0, config.generate.num_pairs
-    while True:
-        pairs = plan_generate(config, adapter, first=first, num_pairs=count, objects=objects)
-        state = run(
-            generate,
-            pairs,
-            adapter=adapter,
-            config=config,
-            prepared=shared.prepared,
-            objects=objects,
-            wait_for=[state],
-        )
-        stages.append(outcome(pairs, state))
-        drawn.append(pairs)
-        curated = plan_curate(config, shared.prepared, drawn, defect, shared.objects, max_shots)
-        state = run(
-            curate,
-            curated,
-            prepared=shared.prepared,
-            drawn=list(drawn),
-            defect=defect,
-            config=config,
-            objects=shared.objects,
-            max_shots=max_shots,
-            wait_for=[state],
-        )
-        stages.append(outcome(curated, state))
-        if stages[-1].artifact is None:
-            return None, state, stages
-        first += count
-        count = more_to_draw(config, curated)
-        if not count:
-            return curated, state, stages
+    return line
+
+
+def tune(line: Line) -> bool:
+    """Take over what a search found; False if it failed."""
+    if not line.config.search.rounds:
+        return True
+    if not line.stages[-1].made:
+        return False
+    if line.stages[-1].readable:
+        line.config = tuned(line.config, line.stages[-1].out)
+    return True
+
+
+def draw(lines: Sequence[Line]) -> None:
+    """generate → curate, drawn again until enough pairs pass or the budget is spent."""
+    wanted = {line.defect: line.config.generate.num_pairs for line in lines}
+    first = dict.fromkeys(wanted, 0)
+    while wanted:
+        going = [line for line in lines if line.defect in wanted]
+        for line in going:
+            draw_once(line, first[line.defect], wanted[line.defect])
+        for line in going:
+            first[line.defect] += wanted.pop(line.defect)
+            judged = line.stages[-1]
+            more = more_to_draw(line.config, judged.out) if judged.readable else 0
+            if more:
+                wanted[line.defect] = more
+            elif judged.made:
+                line.curated = judged.out
+
+
+def draw_once(line: Line, first: int, count: int) -> None:
+    """Pairs number `first` and after, and the judgement of all drawn so far."""
+    assert line.adapter is not None
+    prepared = line.source.prepared
+    pairs = plan_generate(line.config, line.adapter, first=first, num_pairs=count, objects=line.objects)
+    generated = run(
+        generate,
+        pairs,
+        line.config,
+        adapter=line.adapter,
+        prepared=prepared,
+        objects=line.objects,
+        wait_for=line.stages[-1:],
+    )
+    line.drawn.append(pairs)
+    objects = line.source.objects
+    curated = plan_curate(line.config, prepared, line.drawn, line.defect, objects, line.max_shots)
+    judged = run(
+        curate,
+        curated,
+        line.config,
+        prepared=prepared,
+        drawn=list(line.drawn),
+        defect=line.defect,
+        objects=objects,
+        max_shots=line.max_shots,
+        wait_for=[generated],
+    )
+    line.stages += [generated, judged]
+
+
+def measure(line: Line, curated: Artifact) -> Started:
+    """The quality figures of a defect type's pairs."""
+    prepared = line.source.prepared
+    measured = run(
+        quality,
+        plan_quality(line.config, prepared, curated, line.defect),
+        line.config,
+        prepared=prepared,
+        generated=curated,
+        defect=line.defect,
+        wait_for=line.stages[-1:],
+    )
+    line.stages.append(measured)
+    return measured
+
+
+def put_back(config: RunConfig, shared: Shared, line: Line, cropped: Artifact, curated: Artifact) -> Started:
+    """Pairs of crops, put back into whole pictures; from the run's own config, crops have no background."""
+    put = run(
+        blend,
+        plan_blend(config, shared.prepared, cropped, curated, shared.objects),
+        config,
+        prepared=shared.prepared,
+        cropped=cropped,
+        pairs=curated,
+        objects=shared.objects,
+    )
+    line.stages.append(put)
+    return put
 
 
 def crop_shared(
     config: RunConfig, shared: Shared, defect: str, max_shots: int | None = None
-) -> tuple[Shared, list[StageOutcome]]:
+) -> tuple[Shared, list[Started]]:
     """crop → adapt: what pairs of one defect type are made from at the pictures' own resolution."""
     crops = plan_crop(config, shared.prepared, defect, max_shots, shared.objects)
     cut = run(
         crop,
         crops,
+        config,
         prepared=shared.prepared,
         defect=defect,
-        config=config,
         max_shots=max_shots,
         objects=shared.objects,
-        wait_for=shared.states,
     )
-    stages = [outcome(crops, cut)]
     source = Shared(crops, None, plan_adapt(config, crops), (cut,))
-    if source.normals is not None:
-        adapted = run(adapt, source.normals, prepared=crops, config=config, wait_for=[cut])
-        stages.append(outcome(source.normals, adapted))
-        source = replace(source, states=(adapted,))
-    return source, stages
+    if source.normals is None:
+        return source, [cut]
+    adapted = run(adapt, source.normals, config, prepared=crops, wait_for=[cut])
+    return replace(source, started=(adapted,)), [cut, adapted]
 
 
-def train_model(
+def start_model(
     config: RunConfig,
     model: ModelName,
     pictures: Pictures,
     name: str,
     seed: int,
-    wait_for: Sequence[State[StageResult]] = (),
-) -> tuple[Trained | None, StageOutcome]:
-    """Train and test one model; None if that failed."""
+    wait_for: Sequence[Started] = (),
+) -> tuple[Trained, Started]:
+    """Start the training and test of one model."""
     out = plan_model(config, model, pictures, name, seed)
-    tested = run(
+    started = run(
         TRAIN[model],
         out,
+        config,
         pictures=pictures,
         training_set_name=name,
         seed=seed,
-        config=config,
         wait_for=wait_for,
     )
-    stage = outcome(out, tested)
-    return Trained(model, name, seed, out) if stage.artifact is not None else None, stage
+    return Trained(model, name, seed, out), started

@@ -3,8 +3,6 @@
 Exit codes: 0 done; 1 a run in which something failed; 2 bad input, refused before anything was trained.
 """
 
-import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, NoReturn
@@ -12,20 +10,13 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from tasks.log import err, set_up_logging
+
 RUN_FAILED, BAD_INPUT = 1, 2
 
 out = Console()
-err = Console(stderr=True)
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and Prefect's own log.")]
-
-
-class Lines(logging.Handler):
-    """Log lines on stderr, whatever that is by now: a terminal, a file, a test's buffer."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        style = "red" if record.levelno >= logging.ERROR else ""
-        err.print(self.format(record), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -51,15 +42,3 @@ def refusing(verbose: bool) -> Iterator[None]:
 def _stop(message: str, code: int) -> NoReturn:
     err.print(f"anodiff: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(code)
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Our own lines to the terminal; Prefect's only with -v. Before Prefect is imported: it reads this once."""
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO" if verbose else "CRITICAL"
-    logger = logging.getLogger("anodiff")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # Prefect's console handler sits on the root logger
-    if not any(isinstance(handler, Lines) for handler in logger.handlers):
-        handler = Lines()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        logger.addHandler(handler)

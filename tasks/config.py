@@ -122,6 +122,20 @@ class RunConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA where there is one, else the CPU."
     )
+    runner: Literal["serial", "threads", "processes", "dask"] = Field(
+        "serial",
+        description="serial: one stage after the other; else those of a category that do not need each other at once.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Heavy stages at once on a machine: as many as it has GPUs; without one its cores are shared out.",
+    )
+    dask_scheduler: str | None = Field(
+        None,
+        description="Address of a Dask scheduler that is there; none given: a cluster of `workers` here.",
+    )
     split: SplitConfig = Field(
         default_factory=SplitConfig, description="Few shots, validation and test pictures."
     )
@@ -157,6 +171,14 @@ class RunConfig(BaseModel):
     report: ReportConfig = Field(
         default_factory=ReportConfig, description="Intervals, and the picture sheets."
     )
+
+    @model_validator(mode="after")
+    def _runner_is_one(self) -> "RunConfig":
+        if self.dask_scheduler is not None and self.runner != "dask":
+            raise ValueError(
+                f"dask_scheduler: the runner is {self.runner}; set runner to dask, or take the address out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps_are_kept(self) -> "RunConfig":

@@ -93,7 +93,7 @@ def curate(
             mask_threshold=mask_threshold(config, pairs),
         )
 
-    return run_stage(out, "cpu", make, heavy=False)
+    return run_stage(out, config, make, heavy=False)
 
 
 def build_curate(

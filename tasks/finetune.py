@@ -84,7 +84,7 @@ def finetune(
             checkpoint=staged.checkpoint,
         )
 
-    return run_stage(out, config.device, make, heavy=True)
+    return run_stage(out, config, make, heavy=True)
 
 
 def build_finetune(

@@ -11,10 +11,11 @@ from prefect import task
 from dual_anodiff.config import GenerateConfig, WhereConfig
 from tasks.artifacts import Artifact, Staged, file_digest, plan
 from tasks.config import RunConfig
+from tasks.device import resolve_device
 from tasks.errors import ConfigError
 from tasks.objects import normal_backgrounds, read_object_masks
 from tasks.prepare import read_samples
-from tasks.runtime import STAGE, StageResult, resolve_device, run_stage
+from tasks.runtime import STAGE, StageResult, run_stage
 
 if TYPE_CHECKING:
     from dual_anodiff.images import Background
@@ -96,7 +97,7 @@ def generate(
             backgrounds=backgrounds,
         )
 
-    return run_stage(out, config.device, make, heavy=True, resumable=True)
+    return run_stage(out, config, make, heavy=True, resumable=True)
 
 
 def build_generate(

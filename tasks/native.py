@@ -126,7 +126,7 @@ def crop(
             object_mask=object_masks_in(objects),
         )
 
-    return run_stage(out, "cpu", make, heavy=False)
+    return run_stage(out, config, make, heavy=False)
 
 
 def build_crop(
@@ -229,7 +229,7 @@ def blend(
             object_mask=object_masks_in(objects),
         )
 
-    return run_stage(out, "cpu", make, heavy=False, resumable=True)
+    return run_stage(out, config, make, heavy=False, resumable=True)
 
 
 def build_blend(

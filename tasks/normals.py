@@ -52,7 +52,7 @@ def adapt(out: Artifact, prepared: Artifact, config: RunConfig) -> StageResult:
             checkpoint=staged.checkpoint,
         )
 
-    return run_stage(out, config.device, make, heavy=True)
+    return run_stage(out, config, make, heavy=True)
 
 
 def build_adapt(

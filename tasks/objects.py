@@ -79,7 +79,7 @@ def objects(out: Artifact, prepared: Artifact, config: RunConfig) -> StageResult
         named = _for_category(config.objects, prepared.category)
         build_objects(samples, named, staged.out, size_px=config.finetune.size_px, seed=config.seed)
 
-    return run_stage(out, "cpu", make, heavy=False)
+    return run_stage(out, config, make, heavy=False)
 
 
 def build_objects(

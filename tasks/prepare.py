@@ -50,7 +50,7 @@ def data_digest(folder: Path) -> str:
 @task(name="prepare", **STAGE)
 def prepare(out: Artifact, config: RunConfig) -> StageResult:
     """Check and split one category; bad data is refused here, before anything is trained."""
-    return run_stage(out, "cpu", lambda staged, _: build_prepare(config, out.category, staged), heavy=False)
+    return run_stage(out, config, lambda staged, _: build_prepare(config, out.category, staged), heavy=False)
 
 
 def build_prepare(config: RunConfig, category: str, staged: Staged) -> None:

@@ -72,7 +72,7 @@ def quality(
         samples = read_samples(prepared, config.data)
         build_quality(samples, read_pairs({defect: generated}), config, staged.out)
 
-    return run_stage(out, "cpu", make, heavy=False)
+    return run_stage(out, config, make, heavy=False)
 
 
 def build_quality(samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig, out: Path) -> None:

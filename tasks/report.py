@@ -109,7 +109,7 @@ def report(
         told.to_parquet(staged.out / PAIRS, index=False)
         read_quality(measured).to_parquet(staged.out / QUALITY, index=False)
 
-    return run_stage(out, "cpu", make, heavy=False)
+    return run_stage(out, config, make, heavy=False)
 
 
 def build_figures(category: str, trained: Sequence[Trained], config: ReportConfig, out: Path) -> None:

@@ -1,33 +1,30 @@
 """The Prefect glue, once: a stage's key, its cached result, the device slot, and what became of it."""
 
 import logging
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Literal, NotRequired, TypedDict
 
-from filelock import FileLock, Timeout
 from prefect import State, Task
-from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import get_current_settings
+from prefect.futures import PrefectFuture
+from prefect.states import Crashed
 
 from downstream.errors import DownstreamError
 from dual_anodiff.errors import DualAnoDiffError
 from tasks.artifacts import Artifact, Staged, publish, read_manifest, verified
+from tasks.config import RunConfig
+from tasks.device import device_slot, resolve_device
 from tasks.errors import AnodiffError
-from tasks.server import is_own_server
+from tasks.runner import current
 
 log = logging.getLogger("anodiff")
 
-DEVICE_SLOTS = (
-    "gpu"  # Prefect's global concurrency limit: heavy stages at a time, on all machines of one server
-)
 OUR_ERRORS = (AnodiffError, DualAnoDiffError, DownstreamError)
 
 
@@ -54,7 +51,8 @@ class StageOutcome:
     stage: str
     label: str
     artifact: str | None  # its name in the store; None where there is nothing
-    status: Literal["ran", "cached", "failed", "skipped", "left out"]  # left out: there is nothing to do
+    # left out: there is nothing to do; planned: a run would make it
+    status: Literal["ran", "cached", "failed", "skipped", "left out", "planned"]
     seconds: float = 0.0
     error: str | None = None
     bad_input: bool = False  # the error is in what the user gave, not in the running of it
@@ -69,30 +67,105 @@ def content_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 STAGE = TaskOptions(cache_key_fn=content_key, persist_result=True, result_serializer="json")
 
 
+@dataclass(frozen=True)
+class Started:
+    """A stage that was called, or submitted to a runner."""
+
+    out: Artifact
+    running: State[StageResult] | PrefectFuture[StageResult] | None  # None: it is only planned
+
+    @cached_property
+    def state(self) -> State[StageResult]:
+        """Its state once it has ended."""
+        if self.running is None:
+            raise RuntimeError(f"{self.out.stage} {self.out.label} is only planned")
+        if isinstance(self.running, State):
+            return self.running
+        try:
+            self.running.wait()
+            return self.running.state
+        except BrokenExecutor as error:  # a worker process was killed, for instance for want of memory
+            return Crashed(message=f"its process ended: {error}", data=error)
+
+    @cached_property
+    def outcome(self) -> StageOutcome:
+        """What became of it, once it has ended; logged."""
+        if self.running is None:
+            hit = verified(self.out)
+            return StageOutcome(
+                self.out.stage,
+                self.out.label,
+                self.out.ref if hit else None,
+                "cached" if hit else "planned",
+            )
+        return outcome(self.out, self.state)
+
+    @property
+    def made(self) -> bool:
+        """Whether its artifact is there once it has ended, or would be after what is planned."""
+        return self.running is None or self.outcome.artifact is not None
+
+    @property
+    def readable(self) -> bool:
+        """Whether its artifact is there: of what is planned only what an earlier run made."""
+        return self.outcome.artifact is not None
+
+
+# Where this is set, stages are noted here instead of run.
+planned: ContextVar[list[Started] | None] = ContextVar("planned", default=None)
+
+
 def run(
-    stage: Task[Any, StageResult], out: Artifact, /, *, wait_for: Sequence[State[Any]] = (), **inputs: object
-) -> State[StageResult]:
+    stage: Task[Any, StageResult],
+    out: Artifact,
+    config: RunConfig,
+    /,
+    *,
+    wait_for: Sequence[Started] = (),
+    **inputs: object,
+) -> Started:
     """Run a stage's task: a hit counts only if the artifact is there and its files are what its manifest says.
 
-    Called, not submitted to a thread: Ctrl-C and SIGTERM reach the stage at once, and no two stages of one process
-    wait for the same device (Prefect lets up to 30 s pass between two that do).
+    Called here, unless `runner` asks for more and there is something to do: Ctrl-C and SIGTERM reach the stage at once,
+    and no two stages of one process wait for the same device (Prefect lets up to 30 s pass between two that do).
     """
+    noted = planned.get()
+    if noted is not None:
+        noted.append(Started(out, None))
+        return noted[-1]
+    there = verified(out)
     task = stage.with_options(
-        refresh_cache=not verified(out),
+        refresh_cache=not there,
         result_storage=(out.store / "results").resolve(),
         task_run_name=f"{out.stage} {out.label}",
     )
-    return task(out=out, wait_for=list(wait_for), return_state=True, **inputs)
+    runner = current.get()
+    ended: list[Any] = [each.running for each in wait_for if isinstance(each.running, State)]
+    pending: list[Any] = [each.running for each in wait_for if not isinstance(each.running, State)]
+    nothing_to_do = (there and not pending) or not all(state.is_completed() for state in ended)
+    if runner is None or nothing_to_do:
+        state: State[StageResult] = task(out=out, config=config, wait_for=ended, return_state=True, **inputs)
+        started = Started(out, state)
+        _ = started.outcome  # an error is told when it comes
+        return started
+    return Started(out, runner.submit(task, {"out": out, "config": config, **inputs}, wait_for=pending))
 
 
 def run_stage(
-    out: Artifact, device: str, make: Callable[[Staged, str], None], *, heavy: bool, resumable: bool = False
+    out: Artifact,
+    config: RunConfig,
+    make: Callable[[Staged, str], None],
+    *,
+    heavy: bool,
+    resumable: bool = False,
 ) -> StageResult:
     """The body of a stage's task: take the device slot if it is `heavy`, make the artifact, publish it."""
     log.info("%-9s %s: starts", out.stage, out.label)
     started = time.monotonic()
-    with device_slot() if heavy else nullcontext():
-        resolved = resolve_device(device) if heavy else "cpu"
+    # The random numbers of torch are one stream a process, so threads take turns.
+    slots = 1 if config.runner == "threads" else config.workers
+    with device_slot(slots) if heavy else nullcontext(0) as slot:
+        resolved = resolve_device(config.device, slot) if heavy else "cpu"
         made = publish(out, lambda staged: make(staged, resolved), device=resolved, resumable=resumable)
     log.info(
         "%-9s %s: %s",
@@ -101,53 +174,6 @@ def run_stage(
         f"{time.monotonic() - started:.0f} s" if made else "is there already",
     )
     return StageResult(artifact=out.ref, made=made)
-
-
-def resolve_device(device: str) -> str:
-    """`auto` becomes cuda where there is one. Raises: AnodiffError if cuda is asked for and absent."""
-    import torch  # seconds; only stages that compute come here
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise AnodiffError("device: cuda was asked for, but torch sees none; use --device auto or cpu")
-    return device
-
-
-@contextmanager
-def device_slot() -> Iterator[None]:
-    """Hold the device: heavy stages of all runs go one at a time, or as many as the limit `gpu` has slots.
-
-    A server that lives only for the run forgets its leases when it ends, and does not take back expired ones: a killed
-    run would keep Prefect's slot for ever (measured on prefect 3.8.8). There a file lock does it, which ends with its
-    process.
-    """
-    if is_own_server(get_current_settings().api.url):
-        lock = FileLock(Path(tempfile.gettempdir()) / f"anodiff-{DEVICE_SLOTS}.lock", mode=0o666)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            log.info("          waits for the device, another run has it")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-        return
-    create_device_limit()
-    # A lease of one minute: that long is the slot of a killed run lost. Losing sight of the server for a moment must
-    # not end a training of hours.
-    with concurrency(DEVICE_SLOTS, lease_duration=60, strict=True, raise_on_lease_renewal_failure=False):
-        yield
-
-
-def create_device_limit() -> None:
-    """Create the concurrency limit with one slot if the server has none; one that is there stays as it was set."""
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(DEVICE_SLOTS)
-        except ObjectNotFound:
-            client.upsert_global_concurrency_limit_by_name(DEVICE_SLOTS, 1)
 
 
 def outcome(out: Artifact, state: State[StageResult]) -> StageOutcome:

@@ -85,7 +85,7 @@ def search(
         (best,) = json.loads(table.loc[table["chosen"], list(SETTINGS)].to_json(orient="records"))
         (staged.out / CHOSEN).write_text(json.dumps(best, indent=1) + "\n")
 
-    return run_stage(out, config.device, make, heavy=True)
+    return run_stage(out, config, make, heavy=True)
 
 
 def tuned(config: RunConfig, found: Artifact) -> RunConfig:

@@ -53,7 +53,7 @@ def synthesize(
             case "perlin":
                 perlin_pairs(samples, staged.out, count, size_px=size_px, seed=config.seed)
 
-    return run_stage(out, "cpu", make, heavy=False)
+    return run_stage(out, config, make, heavy=False)
 
 
 def read_baseline(artifact: Artifact) -> pd.DataFrame:

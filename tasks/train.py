@@ -86,7 +86,7 @@ def _train(
             case "detect":
                 build_detect(rows, test, config.detect, staged.out, device=device, seed=seed)
 
-    return run_stage(out, config.device, make, heavy=True)
+    return run_stage(out, config, make, heavy=True)
 
 
 # One body, a task of its own for each model: they are told apart in Prefect's UI and in keys.

@@ -9,8 +9,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tasks.device import DEVICE_SLOTS, create_device_limit, device_slot, resolve_device
 from tasks.errors import AnodiffError
-from tasks.runtime import DEVICE_SLOTS, create_device_limit, device_slot, resolve_device
 
 
 def test_the_limit_is_created_once_and_then_left_as_it_was_set() -> None:
