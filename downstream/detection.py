@@ -9,7 +9,7 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from downstream.errors import DownstreamError
 from downstream.metrics import best_threshold
 from downstream.network import load_state, read_model, write_model
 from downstream.prediction import Predictions, predictions_of, refuse_empty, write_evaluation
+from downstream.progress import progress as progress_of
 from downstream.training_sets import TrainingSet
 
 THRESHOLD = 0.5  # where the normalisation puts both thresholds
@@ -79,10 +80,11 @@ def train_detector(
         out.mkdir(parents=True, exist_ok=True)
         # Lightning and anomalib make folders of their own, which nobody needs afterwards
         with tempfile.TemporaryDirectory(dir=out) as scratch, frugal_coreset():
-            _engine(config, data, scratch, device, progress, train=True).fit(model, datamodule=data)
+            with progress_of("detect", config.train_steps, "step", shown=False) as told:
+                _engine(config, data, scratch, device, progress, told).fit(model, datamodule=data)
             # Once, at the end: anomalib validates after each epoch, and keeps the last figures anyway.
             # It sets normalisation and, for EfficientAD, the scales of its two maps.
-            validator = _engine(config, data, scratch, device, progress, train=False)
+            validator = _engine(config, data, scratch, device, progress, None)
             validator.validate(model, datamodule=data, verbose=False)
         raw = _center_thresholds(model, data.val_data, device, config.batch_size)
     if not all(map(np.isfinite, raw)):
@@ -148,15 +150,27 @@ def evaluate_detector(
 
 
 def _engine(
-    config: DetectConfig, data: Any, scratch: str, device: str, progress: bool, *, train: bool
+    config: DetectConfig,
+    data: Any,
+    scratch: str,
+    device: str,
+    progress: bool,
+    told: Callable[[int, float | None], None] | None,
 ) -> Any:
-    """anomalib's Engine: on our device, silent, without checkpoints, in a folder that goes away."""
+    """anomalib's Engine: on our device, silent, without checkpoints, in a folder that goes away.
+
+    `told` hears of each training step; None: it is not to train.
+    """
     from anomalib.callbacks.checkpoint import ModelCheckpoint
     from anomalib.engine import Engine
+    from lightning.pytorch.callbacks import LambdaCallback
 
     kind = torch.device(device)
     length: dict[str, int] = {}
-    if train:
+    # Engine adds one that writes each epoch unless it is given one
+    callbacks: list[Any] = [ModelCheckpoint(dirpath=scratch, save_top_k=0)]
+    if told is not None:
+        callbacks.append(LambdaCallback(on_train_batch_end=lambda t, *_: told(t.global_step, None)))
         length = {"limit_val_batches": 0}
         if config.model not in ("padim", "patchcore"):
             batches = len(data.train_dataloader())
@@ -173,8 +187,7 @@ def _engine(
         logger=False,
         enable_progress_bar=progress,
         enable_model_summary=False,
-        # Engine adds one that writes each epoch unless it is given one
-        callbacks=[ModelCheckpoint(dirpath=scratch, save_top_k=0)],
+        callbacks=callbacks,
         **length,
     )
 

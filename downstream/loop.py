@@ -10,12 +10,12 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from downstream.config import TrainConfig
 from downstream.encoder import EncoderSpec, train_mode
 from downstream.errors import TrainingSetError
 from downstream.network import write_model
+from downstream.progress import progress
 
 
 @dataclass(frozen=True)
@@ -67,33 +67,31 @@ def train_network(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         train_mode(network, spec)
-        progress = tqdm(
-            range(1, config.train_steps + 1), desc=config.section, unit="step", disable=None, leave=False
-        )
-        for step in progress:
-            optimizer.zero_grad(set_to_none=True)
-            loss = step_loss()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
-            rate = optimizer.param_groups[0]["lr"]
-            optimizer.step()
-            schedule.step()
-            if average is not None:
-                average.update_parameters(network)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingSetError(
-                    f"training diverged at step {step} (loss {value}): lower {config.section}.learning_rate."
-                )
-            score: float | None = None
-            if step == config.train_steps or (looks and step % config.evaluate_every_steps == 0):
-                score = val_score(kept.eval())
-                if best is None or config.select == "last" or (score or 0.0) > (best[0] or 0.0):
-                    state = {name: t.detach().cpu().clone() for name, t in kept.state_dict().items()}
-                    best = (score, step, state)
-                train_mode(network, spec)
-                progress.set_postfix(loss=f"{value:.3f}", score="none" if score is None else f"{score:.3f}")
-            log.append((step, value, rate, "" if score is None else score))
+        with progress(config.section, config.train_steps, "step") as told:
+            for step in range(1, config.train_steps + 1):
+                optimizer.zero_grad(set_to_none=True)
+                loss = step_loss()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+                rate = optimizer.param_groups[0]["lr"]
+                optimizer.step()
+                schedule.step()
+                if average is not None:
+                    average.update_parameters(network)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise TrainingSetError(
+                        f"training diverged at step {step} (loss {value}): lower {config.section}.learning_rate."
+                    )
+                score: float | None = None
+                if step == config.train_steps or (looks and step % config.evaluate_every_steps == 0):
+                    score = val_score(kept.eval())
+                    if best is None or config.select == "last" or (score or 0.0) > (best[0] or 0.0):
+                        state = {name: t.detach().cpu().clone() for name, t in kept.state_dict().items()}
+                        best = (score, step, state)
+                    train_mode(network, spec)
+                told(step, value)
+                log.append((step, value, rate, "" if score is None else score))
     assert best is not None  # the last step is always scored
     score, step, state = best
     kept.load_state_dict(state)

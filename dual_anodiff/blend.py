@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
-from tqdm import tqdm
 
 from dual_anodiff.errors import InputError
 from dual_anodiff.images import load_image, to_pil
 from dual_anodiff.native import Place, draw_spots
+from dual_anodiff.progress import progress as progress_of
 
 GREY = 128  # what `to_pil` makes of an anomaly part's 0
 # The defect fades out over its own thickness, within these bounds: a seam needs some pixels, a scratch no wide copy.
@@ -129,25 +129,31 @@ def blend_pairs(
     for kind in ("image", "anomaly", "mask"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     missing = [row for row in pairs.to_dict("records") if not _file(out, "mask", row["index"]).is_file()]
-    for row in tqdm(missing, desc="blend", unit="pair", disable=None if progress else True, mininterval=1):
-        index = int(row["index"])
-        generator = np.random.default_rng([seed, index])
-        with Image.open(row["image_path"]) as image, Image.open(row["mask_path"]) as mask:
-            crop, crop_mask = scaled(image, mask, side_px)
-            scale = side_px / image.width
-        told: dict[str, Any] = {"scale": scale, "crop_mask_share": float(crop_mask.mean())}
-        paths = [normals[i] for i in generator.permutation(len(normals))]
-        window = None
-        if 0 < crop_mask.mean() <= max_mask_share:
-            path, normal, crop, window = _find_window(
-                crop, crop_mask, paths, places, generator, horizontal, vertical, object_mask
-            )
-            picture, full_mask = blend(normal, crop, crop_mask, *window)
-        else:
-            path, picture = paths[0], _read(paths[0])
-            full_mask = np.zeros(picture.shape[:2], dtype=bool)
-        told |= {"normal": "/".join(path.parts[-4:]), "y": window and window[0], "x": window and window[1]}
-        _write(out, index, picture, full_mask, told)
+    with progress_of("blend", len(missing), "pair", shown=progress) as said:
+        for n, row in enumerate(missing, 1):
+            index = int(row["index"])
+            generator = np.random.default_rng([seed, index])
+            with Image.open(row["image_path"]) as image, Image.open(row["mask_path"]) as mask:
+                crop, crop_mask = scaled(image, mask, side_px)
+                scale = side_px / image.width
+            told: dict[str, Any] = {"scale": scale, "crop_mask_share": float(crop_mask.mean())}
+            paths = [normals[i] for i in generator.permutation(len(normals))]
+            window = None
+            if 0 < crop_mask.mean() <= max_mask_share:
+                path, normal, crop, window = _find_window(
+                    crop, crop_mask, paths, places, generator, horizontal, vertical, object_mask
+                )
+                picture, full_mask = blend(normal, crop, crop_mask, *window)
+            else:
+                path, picture = paths[0], _read(paths[0])
+                full_mask = np.zeros(picture.shape[:2], dtype=bool)
+            told |= {
+                "normal": "/".join(path.parts[-4:]),
+                "y": window and window[0],
+                "x": window and window[1],
+            }
+            _write(out, index, picture, full_mask, told)
+            said(n, None)
     table = pd.DataFrame(
         [_row(out, int(i), int(s)) for i, s in zip(pairs["index"], pairs["seed"], strict=True)]
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from dual_anodiff.progress import progress as progress_of
 
 
 @dataclass(frozen=True)
@@ -57,32 +58,29 @@ def optimize(
     state = Progress(0, [p.detach().clone() for p in parameters], [])
     if checkpoint is not None and checkpoint.is_file():
         state = _resume(checkpoint, parameters, optimizer, device)
-    bar = tqdm(
-        range(state.step, schedule.train_steps), desc=name, unit="step", disable=None if progress else True,
-        initial=state.step, total=schedule.train_steps, mininterval=1,
-    )  # fmt: skip
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * min(1.0, (step + 1) / max(1, schedule.warmup_steps))
-        optimizer.zero_grad()
-        total = 0.0
-        for part in range(schedule.gradient_accumulation_steps):
-            value = loss(step, part)
-            (value / schedule.gradient_accumulation_steps).backward()
-            total += value.item() / schedule.gradient_accumulation_steps
-        torch.nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
-        optimizer.step()
-        with torch.no_grad():
-            # Young averages follow quickly: the usual (1 + t) / (10 + t) bound on the decay.
-            decay = min(schedule.ema_decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(state.ema, [p.detach() for p in parameters], 1 - decay)
-        state.step = step + 1
-        state.rows.append((step + 1, total))
-        if state.step in keep:
-            state.kept[state.step] = [average.cpu().clone() for average in state.ema]
-        bar.set_postfix(loss=f"{total:.4f}", refresh=False)
-        if checkpoint is not None and state.step % schedule.checkpoint_every_steps == 0:
-            _save_checkpoint(checkpoint, parameters, optimizer, state)
+    with progress_of(name, schedule.train_steps, "step", done=state.step, shown=progress) as told:
+        for step in range(state.step, schedule.train_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate * min(1.0, (step + 1) / max(1, schedule.warmup_steps))
+            optimizer.zero_grad()
+            total = 0.0
+            for part in range(schedule.gradient_accumulation_steps):
+                value = loss(step, part)
+                (value / schedule.gradient_accumulation_steps).backward()
+                total += value.item() / schedule.gradient_accumulation_steps
+            torch.nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
+            optimizer.step()
+            with torch.no_grad():
+                # Young averages follow quickly: the usual (1 + t) / (10 + t) bound on the decay.
+                decay = min(schedule.ema_decay, (1 + step) / (10 + step))
+                torch._foreach_lerp_(state.ema, [p.detach() for p in parameters], 1 - decay)
+            state.step = step + 1
+            state.rows.append((step + 1, total))
+            if state.step in keep:
+                state.kept[state.step] = [average.cpu().clone() for average in state.ema]
+            told(state.step, total)
+            if checkpoint is not None and state.step % schedule.checkpoint_every_steps == 0:
+                _save_checkpoint(checkpoint, parameters, optimizer, state)
     return state
 
 

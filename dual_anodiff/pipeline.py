@@ -33,6 +33,7 @@ from dual_anodiff.images import Background, mask_to_pil, to_pil
 from dual_anodiff.masks import mask_from_part
 from dual_anodiff.normals import fuse_normals
 from dual_anodiff.objective import decode, encode_prompts, seeded
+from dual_anodiff.progress import progress as progress_of
 from dual_anodiff.refine import refine
 
 SCHEDULERS: dict[str, Any] = {
@@ -286,36 +287,40 @@ def generate_pairs(
             f"{adapter}: was trained on another version of base '{card.base}'; fine-tune again"
         )
     pipe.scheduler = SCHEDULERS[config.scheduler].from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=not progress, leave=False, desc="denoise")
+    pipe.set_progress_bar_config(disable=True)
     for kind in ("image", "anomaly", "mask"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     missing = {i for i in numbers if not (out / "mask" / f"{i:06}.png").is_file()}
-    for start in range(0, len(numbers), config.batch_size):
-        # Whole batches, though some of it may be there: in a smaller one a pixel may round to the next grey level.
-        index = numbers[start : start + config.batch_size]
-        if missing.isdisjoint(index):
-            continue
-        pairs = pipe(
-            len(index),
-            seeds=[pair_seed(seed, i) for i in index],
-            backgrounds=[b for i in index if (b := chosen[i]) is not None],
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            mask_threshold=None if config.mask.threshold == "auto" else config.mask.threshold,
-            min_area_px=config.mask.min_area_px,
-            refine_masks=config.mask.refine,
-            background=config.background,
-            unguided_background=config.unguided_background,
-            regions=draw_regions(config.where, card, [pair_seed(seed, i) for i in index], card.size_px),
-        )
-        for i, image, anomaly, mask in zip(index, pairs.images, pairs.anomalies, pairs.masks, strict=True):
-            if i not in missing:
+    with progress_of("generate", len(numbers), "pair", shown=progress) as told:
+        for start in range(0, len(numbers), config.batch_size):
+            # Whole batches, though some of it may be there: in a smaller one a pixel may round to the next grey level.
+            index = numbers[start : start + config.batch_size]
+            if missing.isdisjoint(index):
                 continue
-            for kind, picture in (("image", image), ("anomaly", anomaly), ("mask", mask)):
-                # The mask comes last and is renamed into place: a pair with a mask is whole.
-                staged = out / kind / f"{i:06}.part"
-                picture.save(staged, format="PNG")
-                staged.replace(staged.with_suffix(".png"))
+            pairs = pipe(
+                len(index),
+                seeds=[pair_seed(seed, i) for i in index],
+                backgrounds=[b for i in index if (b := chosen[i]) is not None],
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=config.guidance_scale,
+                mask_threshold=None if config.mask.threshold == "auto" else config.mask.threshold,
+                min_area_px=config.mask.min_area_px,
+                refine_masks=config.mask.refine,
+                background=config.background,
+                unguided_background=config.unguided_background,
+                regions=draw_regions(config.where, card, [pair_seed(seed, i) for i in index], card.size_px),
+            )
+            for i, image, anomaly, mask in zip(
+                index, pairs.images, pairs.anomalies, pairs.masks, strict=True
+            ):
+                if i not in missing:
+                    continue
+                for kind, picture in (("image", image), ("anomaly", anomaly), ("mask", mask)):
+                    # The mask comes last and is renamed into place: a pair with a mask is whole.
+                    staged = out / kind / f"{i:06}.part"
+                    picture.save(staged, format="PNG")
+                    staged.replace(staged.with_suffix(".png"))
+            told(start + len(index), None)
     table = pd.DataFrame([_row(out, i, seed, chosen[i]) for i in numbers])
     table.to_parquet(out / "pairs.parquet", index=False)
     return table

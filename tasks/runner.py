@@ -15,6 +15,8 @@ from tasks.config import RunConfig
 from tasks.device import cores
 from tasks.errors import AnodiffError
 
+IN_WORKER = "ANODIFF_WORKER"  # set in the environment of processes that share a terminal with others
+
 current: ContextVar[TaskRunner[Any] | None] = ContextVar("current", default=None)
 
 
@@ -72,9 +74,9 @@ def task_runner(config: RunConfig) -> TaskRunner[Any]:
 
 
 def _environment(config: RunConfig) -> dict[str, str]:
-    """Environment of a worker process: its share of the cores, and no progress bars that overwrite each other."""
+    """Environment of a worker process: its share of the cores."""
     share = str(max(1, cores() // config.workers))
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share), "TQDM_DISABLE": "1"}
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share), IN_WORKER: "1"}
 
 
 def start_worker(parent: int, environment: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from tasks.artifacts import Artifact, Staged, publish, read_manifest, verified
 from tasks.config import RunConfig
 from tasks.device import device_slot, resolve_device
 from tasks.errors import AnodiffError
+from tasks.progress import progress_shown
 from tasks.runner import current
 
 log = logging.getLogger("anodiff")
@@ -166,7 +167,8 @@ def run_stage(
     slots = 1 if config.runner == "threads" else config.workers
     with device_slot(slots) if heavy else nullcontext(0) as slot:
         resolved = resolve_device(config.device, slot) if heavy else "cpu"
-        made = publish(out, lambda staged: make(staged, resolved), device=resolved, resumable=resumable)
+        with progress_shown(out):
+            made = publish(out, lambda staged: make(staged, resolved), device=resolved, resumable=resumable)
     log.info(
         "%-9s %s: %s",
         out.stage,

@@ -18,12 +18,12 @@ from tasks.errors import AnodiffError
 
 STARTUP_TIMEOUT_S = 180
 
-_own_url: str | None = None
+OWN_URL = "ANODIFF_OWN_SERVER"  # in the environment, so that a run's worker processes know it too
 
 
 def is_own_server(url: str | None) -> bool:
     """Whether this address is that of a server that lives only for this run (None: Prefect's own temporary one)."""
-    return url is None or url == _own_url
+    return url is None or url == os.environ.get(OWN_URL)
 
 
 def start_server() -> Callable[[], None]:
@@ -34,7 +34,6 @@ def start_server() -> Callable[[], None]:
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    global _own_url
     if get_current_settings().api.url is not None:
         return lambda: None
     with socket.socket() as probe:
@@ -48,9 +47,10 @@ def start_server() -> Callable[[], None]:
         start_new_session=True,
     )
     # The environment, not a settings context: Prefect's own threads must see it too.
-    os.environ["PREFECT_API_URL"] = _own_url = f"http://127.0.0.1:{port}/api"
+    url = f"http://127.0.0.1:{port}"
+    os.environ["PREFECT_API_URL"] = os.environ[OWN_URL] = f"{url}/api"
     refresh_global_settings_context()
-    return lambda: _wait_until_up(process, f"{_own_url}/health")
+    return lambda: _wait_until_up(process, f"{url}/api/health")
 
 
 def _wait_until_up(process: "subprocess.Popen[bytes]", url: str) -> None:
