@@ -183,7 +183,9 @@ def _engine(
     return Engine(
         default_root_dir=scratch,
         accelerator="gpu" if kind.type == "cuda" else kind.type,
-        devices=[kind.index or 0] if kind.type == "cuda" else 1,
+        devices=[torch.cuda.current_device() if kind.index is None else kind.index]
+        if kind.type == "cuda"
+        else 1,
         logger=False,
         enable_progress_bar=progress,
         enable_model_summary=False,

@@ -52,12 +52,13 @@ def adapt(
     device: str = "cpu",
     seed: int = 0,
     checkpoint: Path | None = None,
+    parts: int = 1,
     progress: bool = True,
 ) -> NormalsCard:
     """Train a LoRA of the base's UNet on normal pictures; write normals.safetensors, normals.json, training.csv.
 
     `checkpoint` as in `train`: a resumed training gives the same file, on the CPU bit for bit. The prompt is taken as
-    it stands.
+    it stands. `parts`: forward calls that a batch is shared out over, where the device's memory is small.
 
     Raises: InputError for no pictures or an unusable one; BaseModelError if the base can't be loaded.
     """
@@ -88,7 +89,7 @@ def adapt(
         unet.enable_gradient_checkpointing()
     unet.train()
 
-    b, bf16 = normals.batch_size, uses_bf16(config.precision, device)
+    b, bf16 = -(-normals.batch_size // parts), uses_bf16(config.precision, device)
 
     def loss(step: int, part: int) -> Tensor:
         generator = seeded(seed, step, part)
@@ -105,6 +106,7 @@ def adapt(
         Schedule(
             train_steps=normals.train_steps,
             learning_rate=normals.learning_rate,
+            gradient_accumulation_steps=parts,
             checkpoint_every_steps=config.checkpoint_every_steps,
         ),
         name="adapt",

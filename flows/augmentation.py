@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect import State, flow
+from prefect import State, flow, tags
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.category import CategoryOutcome, run_category
@@ -14,9 +15,18 @@ from tasks.models import check_encoders
 from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
 from tasks.report import RunSummary, write_run
 from tasks.runtime import StageOutcome, error_text, run
+from tasks.store import check_store
+from tasks.under_way import begin_run
 
 
-@flow(name="augmentation", persist_result=False)
+def run_name() -> str:
+    """What the run is called in Prefect's UI: its categories."""
+    config: RunConfig = flow_run.parameters["config"]
+    names = config.categories or ("all categories",)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@flow(name="augmentation", flow_run_name=run_name, persist_result=False)
 def augment(config: RunConfig) -> State[RunSummary]:
     """Take every category through all stages. A failed one leaves the others alone, and the run marked failed."""
     started = datetime.now(UTC)
@@ -30,16 +40,19 @@ def augment(config: RunConfig) -> State[RunSummary]:
         return finished(write_run(config, checked, {}, started=started, refused=refused))
     check_defects(planned, config)
 
-    results = [
-        outcome_of(category, run_category(config, category, return_state=True)) for category in categories
-    ]
+    name = begin_run(config, started)
+    results = []
+    for category in categories:
+        with tags(category):
+            results.append(outcome_of(category, run_category(config, category, return_state=True)))
     reports = {each.category: each.report for each in results if each.report is not None}
     stages = [*checked, *(stage for each in results for stage in each.stages)]
-    return finished(write_run(config, stages, reports, started=started))
+    return finished(write_run(config, stages, reports, started=started, run=name))
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Raises: an error of ours if models or device cannot be had, before hours are spent on what needs them."""
+    """Raises: an error of ours if store, models or device cannot be had, before hours are spent on what needs them."""
+    check_store(config.store, config.max_store_gb)
     base_digest(config.finetune)
     check_encoders(config)
     if config.device == "cuda":

@@ -22,6 +22,7 @@ from tasks.report import plan_report, report
 from tasks.runner import stages_run_by
 from tasks.runtime import StageOutcome, Started, run
 from tasks.synthesize import BASELINES, plan_synthesize, synthesize
+from tasks.ui import show_category
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class CategoryOutcome:
 def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
     """Take one category through all stages; what depends on a failed stage is left out, the rest goes on."""
     with stages_run_by(config):
-        return finished(all_stages(config, category))
+        result = all_stages(config, category)
+    if result.report is not None:
+        show_category(result.report)
+    return finished(result)
 
 
 def all_stages(config: RunConfig, category: str) -> CategoryOutcome:

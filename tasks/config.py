@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 from downstream.training_sets import TrainingSetName
@@ -19,8 +28,9 @@ from dual_anodiff.config import (
     QualityConfig,
     SearchConfig,
 )
-from tasks.errors import ConfigError
+from tasks.errors import ArtifactError, ConfigError
 from tasks.split import SplitConfig
+from tasks.store import open_store, place_of
 
 PRESETS = Path(__file__).parent.parent / "configs"
 
@@ -33,6 +43,13 @@ VAL_SHARE = 0.2
 def pairs_to_train_on(num_pairs: int) -> int:
     """Pairs of a defect type that a model trains on, of so many generated: the others validate."""
     return num_pairs - max(1, round(VAL_SHARE * num_pairs)) if num_pairs > 1 else num_pairs
+
+
+def _opened(place: object) -> object:
+    try:
+        return open_store(place) if isinstance(place, str | Path) else place
+    except ArtifactError as error:
+        raise ValueError(str(error)) from error
 
 
 class DosesConfig(BaseModel):
@@ -110,6 +127,15 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def __getstate__(self) -> dict[Any, Any]:
+        # On another machine, copies of a store elsewhere lie in a folder of that machine.
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "store": place_of(self.store)}}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        values = state["__dict__"]
+        super().__setstate__({**state, "__dict__": {**values, "store": open_store(values["store"])}})
+
     data: Path = Field(description="Folder in MVTec AD layout: one category, or a folder of categories.")
     categories: tuple[str, ...] | None = Field(
         None, min_length=1, description="Categories to run; none given: all that are found."
@@ -117,7 +143,16 @@ class RunConfig(BaseModel):
     defects: tuple[str, ...] | None = Field(
         None, min_length=1, description="Defect types to run; none given: all that a category has."
     )
-    store: Path = Field(Path(".anodiff/store"), description="Folder of artifacts and runs.")
+    store: Annotated[
+        Path, BeforeValidator(_opened), PlainSerializer(place_of, return_type=str, when_used="json")
+    ] = Field(
+        Path(".anodiff/store"),
+        description="Folder of artifacts and runs, or a URL (s3://bucket/folder): then copies of what is used lie in "
+        "~/.cache/anodiff, or in $ANODIFF_CACHE.",
+    )
+    max_store_gb: float | None = Field(
+        None, gt=0, description="GB that the store may take on this machine; over it, nothing more is made."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the split, of fine-tuning and of the pairs.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA where there is one, else the CPU."
@@ -131,6 +166,9 @@ class RunConfig(BaseModel):
         ge=1,
         le=256,
         description="Heavy stages at once on a machine: as many as it has GPUs; without one its cores are shared out.",
+    )
+    stage_timeout_s: float | None = Field(
+        None, gt=0, description="Seconds after which a stage counts as failed; what it had finished is kept."
     )
     dask_scheduler: str | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,18 +26,14 @@ DEVICE_SLOTS = (
 ASK_EVERY_S = 0.2
 
 
-def resolve_device(device: str, slot: int = 0) -> str:
-    """`auto` becomes cuda where there is one; of several the one with the slot's number becomes torch's current one.
-
-    Raises: AnodiffError if cuda is asked for and absent.
-    """
+def resolve_device(device: str) -> str:
+    """`auto` becomes cuda where there is one. Raises: AnodiffError if cuda is asked for and absent."""
     import torch  # seconds; only stages that compute come here
 
     if device == "cpu" or not torch.cuda.is_available():
         if device == "cuda":
             raise AnodiffError("device: cuda was asked for, but torch sees none; use --device auto or cpu")
         return "cpu"
-    torch.cuda.set_device(slot % torch.cuda.device_count())
     return "cuda"
 
 
@@ -75,6 +72,7 @@ def _machine_slot(workers: int) -> Iterator[int]:
             except Timeout:
                 continue
             try:
+                use_gpu(slot)
                 yield slot
             finally:
                 lock.release()
@@ -83,6 +81,13 @@ def _machine_slot(workers: int) -> Iterator[int]:
             log.info("          waits for the device, another run has it")
             said = True
         time.sleep(ASK_EVERY_S)
+
+
+def use_gpu(slot: int) -> None:
+    """Make the slot's GPU the one that "cuda" means, where there are several."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.set_device(slot % torch.cuda.device_count())
 
 
 def create_device_limit(slots: int = 1) -> None:

@@ -4,6 +4,7 @@ AnodiffError          anything this project says no to, in one clear message
 ├── DataError         a picture, a mask or a folder of the user's data
 ├── ConfigError       a field of the run's configuration
 └── ArtifactError     a stage's folder in the store
+    └── StoreUnreachableError   a store that lies elsewhere: the one that may pass
 """
 
 
@@ -21,3 +22,7 @@ class ConfigError(AnodiffError):
 
 class ArtifactError(AnodiffError):
     """A stage's folder is missing, incomplete or does not match its manifest."""
+
+
+class StoreUnreachableError(ArtifactError):
+    """A store that lies elsewhere does not answer, or refuses: may pass, unlike other errors of ours."""

@@ -12,6 +12,7 @@ from tasks.config import RunConfig
 from tasks.errors import DataError
 from tasks.objects import ObjectMasks, read_object_masks
 from tasks.prepare import read_samples
+from tasks.retries import halved
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import first_shots
 
@@ -72,10 +73,14 @@ def finetune(
         samples = read_samples(prepared, config.data)
         if max_shots is not None:
             samples = first_shots(samples[samples["label"] == defect], max_shots)
+        batch_size, parts = halved(config.finetune.batch_size)
+        steps = config.finetune.gradient_accumulation_steps * parts
         build_finetune(
             samples,
             defect,
-            config.finetune,
+            config.finetune.model_copy(
+                update={"batch_size": batch_size, "gradient_accumulation_steps": steps}
+            ),
             staged.out,
             device=device,
             seed=config.seed,

@@ -15,6 +15,7 @@ from tasks.device import resolve_device
 from tasks.errors import ConfigError
 from tasks.objects import normal_backgrounds, read_object_masks
 from tasks.prepare import read_samples
+from tasks.retries import halved
 from tasks.runtime import STAGE, StageResult, run_stage
 
 if TYPE_CHECKING:
@@ -86,7 +87,10 @@ def generate(
         backgrounds: list[Background] = []
         if prepared is not None and objects is not None:
             backgrounds = normal_backgrounds(read_samples(prepared, config.data), read_object_masks(objects))
-        asked = config.generate.model_copy(update={"num_pairs": out.inputs["num_pairs"]})
+        batch_size, _ = halved(config.generate.batch_size)
+        asked = config.generate.model_copy(
+            update={"num_pairs": out.inputs["num_pairs"], "batch_size": batch_size}
+        )
         build_generate(
             adapter.path,
             asked,

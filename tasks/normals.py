@@ -11,6 +11,7 @@ from tasks.config import RunConfig
 from tasks.errors import DataError
 from tasks.finetune import base_digest
 from tasks.prepare import read_samples
+from tasks.retries import halved
 from tasks.runtime import STAGE, StageResult, run_stage
 
 VERSION = 1
@@ -50,6 +51,7 @@ def adapt(out: Artifact, prepared: Artifact, config: RunConfig) -> StageResult:
             device=device,
             seed=config.seed,
             checkpoint=staged.checkpoint,
+            parts=halved(config.finetune.normals.batch_size)[1],
         )
 
     return run_stage(out, config, make, heavy=True)
@@ -63,6 +65,7 @@ def build_adapt(
     device: str = "cpu",
     seed: int = 0,
     checkpoint: Path | None = None,
+    parts: int = 1,
 ) -> None:
     """Train on the normals of the training side and write to `out`. Raises: DataError if there is none."""
     from dual_anodiff.normals import adapt as train_on_normals
@@ -82,4 +85,5 @@ def build_adapt(
         device=device,
         seed=seed,
         checkpoint=checkpoint,
+        parts=parts,
     )

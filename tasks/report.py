@@ -1,6 +1,7 @@
 """Stage report: one category's figures, lifts and picture sheets; and the run's folder that gathers them."""
 
 import json
+import logging
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +16,17 @@ from prefect import task
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import ReportConfig, RunConfig
 from tasks.doses import dose_curves, short_of_pairs
+from tasks.errors import StoreUnreachableError
 from tasks.generate import read_pairs
 from tasks.models import ORACLE, Dosed, Trained, of_defects, reasons_text
 from tasks.prepare import read_samples
 from tasks.quality import read_quality
 from tasks.runtime import STAGE, StageOutcome, StageResult, run_stage
 from tasks.sheets import SheetRow, draw_sheet
+from tasks.store import DESCRIPTION, push_runs
+from tasks.under_way import STARTED
+
+log = logging.getLogger("anodiff")
 
 VERSION = 4
 METRICS, LIFT, SHEETS = "metrics.parquet", "lift.parquet", "sheets"
@@ -199,11 +205,15 @@ def write_run(
     *,
     started: datetime,
     refused: bool = False,
+    run: str | None = None,
 ) -> RunSummary:
-    """Write the run's folder: run.json, which refers to artifacts by name, the joined tables, the sheets."""
-    run = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    """Write the run's folder: run.json, which refers to artifacts by name, the joined tables, the sheets.
+
+    `run`: the name that it has since `begin_run`.
+    """
+    run = run or f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = config.store / "runs" / run
-    (folder / SHEETS).mkdir(parents=True)
+    (folder / SHEETS).mkdir(parents=True, exist_ok=True)
     metrics, lift, oracle, dose, pairs, quality = (
         _gather(run, reports.values(), name, folder) for name in (METRICS, LIFT, ORACLE, DOSE, PAIRS, QUALITY)
     )
@@ -227,7 +237,12 @@ def write_run(
         "stages": [asdict(stage) for stage in stages],
     }
     # Last, so that a run.json stands for a whole folder.
-    (folder / "run.json").write_text(json.dumps(description, indent=1) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+    (folder / STARTED).unlink(missing_ok=True)
+    try:
+        push_runs(config.store)
+    except StoreUnreachableError as error:
+        log.error("run %s lies only on this machine until the next one ends here: %s", run, error)
     return RunSummary(
         run,
         folder,

@@ -1,23 +1,29 @@
 """Runs that ended, read back from STORE/runs: what was asked for, and which artifact each stage left."""
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.artifacts import Artifact, fault, read_manifest
+from tasks.artifacts import Artifact, fault, read_manifest, verified
 from tasks.config import ModelName, RunConfig, explain
 from tasks.errors import AnodiffError, ArtifactError, DataError
 from tasks.models import Pictures, Trained
 from tasks.prepare import SPLIT, data_digest, read_samples
 from tasks.runtime import StageOutcome
 from tasks.samples import defect_types, find_categories
+from tasks.store import DESCRIPTION, open_store, pull_run, run_files, run_names_elsewhere
 from tasks.synthesize import BASELINES
+from tasks.under_way import runs_under_way
 
-DESCRIPTION = "run.json"
+log = logging.getLogger("anodiff")
+
 LATEST = "latest"
 SHOWN = 10  # names of other runs in an error
 
@@ -52,7 +58,7 @@ def find_run(store: Path, name: str, *, data: Path | None = None) -> Run:
     `data`: where its pictures lie now, if they moved.
     Raises: AnodiffError if there is no such run, or this version cannot read it.
     """
-    folder = _folder(store, name)
+    folder = _folder(open_store(store), name)
     try:
         found = RunFile.model_validate_json((folder / DESCRIPTION).read_text())
         values = {**found.config, "store": folder.resolve().parents[1]}
@@ -68,13 +74,16 @@ def find_run(store: Path, name: str, *, data: Path | None = None) -> Run:
 
 def run_names(store: Path) -> list[str]:
     """The runs of a store that ended, newest first: names begin with the time of their start."""
-    return sorted((path.parent.name for path in (store / "runs").glob(f"*/{DESCRIPTION}")), reverse=True)
+    here = {path.parent.name for path in (store / "runs").glob(f"*/{DESCRIPTION}")}
+    return sorted(here | run_names_elsewhere(store), reverse=True)
 
 
 def _folder(store: Path, name: str) -> Path:
     known = run_names(store)
     if name == LATEST and known:
-        return store / "runs" / known[0]
+        name = known[0]
+    if name in known:
+        pull_run(store, name)
     for folder in (store / "runs" / name, Path(name)):
         if name and (folder / DESCRIPTION).is_file():
             return folder
@@ -109,8 +118,8 @@ def artifacts_of(run: Run, stage: str, category: str) -> dict[str, Artifact]:
         if each.stage == stage and each.artifact is not None and each.label.split("/")[0] == category:
             digest = each.artifact.rpartition("/")[2]
             artifact = Artifact(run.config.store, stage, category, digest, each.label, inputs={})
-            wrong = fault(artifact)
-            if wrong is not None:
+            if not verified(artifact):
+                wrong = fault(artifact)
                 raise ArtifactError(f"run {run.name}: {wrong}; the same `anodiff run` makes it again")
             found[each.label] = replace(artifact, inputs=read_manifest(artifact)["inputs"])
     return found
@@ -168,3 +177,42 @@ def trained_models(
             if artifact is not None:
                 found.append(Trained(model, name, seed, artifact))
     return found
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run as `anodiff runs` lists it."""
+
+    name: str
+    state: str  # completed, failed, refused; running, stopped, elsewhere
+    started: datetime
+    ended: datetime | None
+    categories: tuple[str, ...]
+    data: str
+    failed: tuple[str, ...]  # stages that failed or were left out for that
+
+
+def list_runs(store: Path) -> list[Listed]:
+    """Every run of a store, newest first, under way ones among them; those of older versions, too."""
+    found = []
+    for name, text in run_files(store).items():
+        try:
+            told = json.loads(text)
+            stages = told["stages"]
+            categories = dict.fromkeys(each["label"].split("/")[0] for each in stages)
+            failed = tuple(
+                f"{each['stage']} {each['label']}"
+                for each in stages
+                if each["status"] in ("failed", "skipped")
+            )
+            started, ended = (datetime.fromisoformat(told[key]) for key in ("started", "ended"))
+            data = str(told["config"].get("data", ""))
+            found.append(Listed(name, told["state"], started, ended, tuple(categories), data, failed))
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("%s: %s cannot be read: %s", name, DESCRIPTION, error)
+    for each in runs_under_way(store):
+        of = (each.rerun or {}).get("categories") or each.config.get("categories") or ()
+        data = str(each.config.get("data", ""))
+        started = datetime.fromisoformat(each.started)
+        found.append(Listed(each.name, each.state, started, None, tuple(of), data, ()))
+    return sorted(found, key=lambda each: each.name, reverse=True)

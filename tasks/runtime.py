@@ -4,24 +4,25 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
 from prefect import State, Task
+from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
 from prefect.states import Crashed
 
 from downstream.errors import DownstreamError
 from dual_anodiff.errors import DualAnoDiffError
-from tasks.artifacts import Artifact, Staged, publish, read_manifest, verified
+from tasks.artifacts import Artifact, Staged, publish, read_manifest, refs_in, verified
 from tasks.config import RunConfig
 from tasks.device import device_slot, resolve_device
 from tasks.errors import AnodiffError
 from tasks.progress import progress_shown
+from tasks.retries import DELAYS_S, RETRIES, can_pass
 from tasks.runner import current
 
 log = logging.getLogger("anodiff")
@@ -42,7 +43,9 @@ class TaskOptions(TypedDict):
     cache_key_fn: Callable[[TaskRunContext, dict[str, Any]], str | None]
     persist_result: bool
     result_serializer: str
-    retries: NotRequired[int]
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,14 @@ def content_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 # Prefect alone would call a stage cached after its artifact was deleted or damaged; `submit` refreshes those.
-STAGE = TaskOptions(cache_key_fn=content_key, persist_result=True, result_serializer="json")
+STAGE = TaskOptions(
+    cache_key_fn=content_key,
+    persist_result=True,
+    result_serializer="json",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS_S,
+    retry_condition_fn=can_pass,
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,23 @@ class Started:
         return self.outcome.artifact is not None
 
 
+@dataclass(frozen=True)
+class Again:
+    """Stages of one kind, and all that is made from theirs, are made again unless they were since then."""
+
+    stage: str
+    since: str  # ISO, UTC
+    refs: set[str] = field(default_factory=set)  # what was found to be so
+
+    def forced(self, out: Artifact) -> Artifact:
+        """The artifact, older ones of it out of the count if it is to be made again."""
+        if out.stage != self.stage and self.refs.isdisjoint(refs_in(out.inputs)):
+            return out
+        self.refs.add(out.ref)
+        return replace(out, since=self.since)
+
+
+again: ContextVar[Again | None] = ContextVar("again", default=None)
 # Where this is set, stages are noted here instead of run.
 planned: ContextVar[list[Started] | None] = ContextVar("planned", default=None)
 
@@ -134,11 +161,16 @@ def run(
     if noted is not None:
         noted.append(Started(out, None))
         return noted[-1]
+    forced = again.get()
+    if forced is not None:
+        out = forced.forced(out)
     there = verified(out)
     task = stage.with_options(
         refresh_cache=not there,
         result_storage=(out.store / "results").resolve(),
         task_run_name=f"{out.stage} {out.label}",
+        tags=[out.stage, *out.label.split("/")[:2]],  # category; defect type or training set
+        timeout_seconds=config.stage_timeout_s,
     )
     runner = current.get()
     ended: list[Any] = [each.running for each in wait_for if isinstance(each.running, State)]
@@ -163,12 +195,18 @@ def run_stage(
     """The body of a stage's task: take the device slot if it is `heavy`, make the artifact, publish it."""
     log.info("%-9s %s: starts", out.stage, out.label)
     started = time.monotonic()
+    resolved = resolve_device(config.device) if heavy else "cpu"
     # The random numbers of torch are one stream a process, so threads take turns.
     slots = 1 if config.runner == "threads" else config.workers
-    with device_slot(slots) if heavy else nullcontext(0) as slot:
-        resolved = resolve_device(config.device, slot) if heavy else "cpu"
-        with progress_shown(out):
-            made = publish(out, lambda staged: make(staged, resolved), device=resolved, resumable=resumable)
+    with progress_shown(out):
+        made = publish(
+            out,
+            lambda staged: make(staged, resolved),
+            device=resolved,
+            resumable=resumable,
+            max_store_gb=config.max_store_gb,
+            turn=device_slot(slots) if heavy else None,
+        )
     log.info(
         "%-9s %s: %s",
         out.stage,

@@ -1,0 +1,91 @@
+"""What is tried again, and what is not."""
+
+from pathlib import Path
+
+import pytest
+from prefect import flow, task
+
+from tasks.artifacts import Artifact, plan, verified
+from tasks.config import RunConfig
+from tasks.errors import DataError
+from tasks.retries import halved, out_of_memory
+from tasks.runtime import STAGE, StageOutcome, StageResult, run, run_stage
+
+FULL = 2**20  # a batch that no machine holds, of GiB
+
+
+@task(name="trial", **(STAGE | {"retry_delay_seconds": [0.0]}))
+def trial(out: Artifact, config: RunConfig, way: str, notes: str) -> StageResult:
+    """A stage of the tests' own; `notes` is a file that counts its tries."""
+
+    def make(staged: object, _: str) -> None:
+        import torch
+
+        tried = Path(notes)
+        tried.write_text(f"{tried.read_text() if tried.exists() else ''}{halved(FULL)[0]} ")
+        if way == "memory" and halved(FULL)[0] > FULL // 4:
+            torch.empty(halved(FULL)[0] * 2**30, dtype=torch.uint8)
+        if way == "network" and len(tried.read_text().split()) < 3:
+            raise ConnectionResetError("gone for a moment")
+        if way == "bad input":
+            raise DataError("bolt: no picture")
+        (staged.out / "there").write_text("yes")  # type: ignore[attr-defined]
+
+    return run_stage(out, config, make, heavy=True)
+
+
+@flow
+def trying(out: Artifact, config: RunConfig, way: str, notes: str) -> StageOutcome:
+    return run(trial, out, config, way=way, notes=notes).outcome
+
+
+@pytest.mark.parametrize(
+    ("way", "tries", "status"),
+    [
+        ("memory", [FULL, FULL // 2, FULL // 4], "ran"),
+        ("network", [FULL, FULL, FULL], "ran"),
+        ("bad input", [FULL], "failed"),
+    ],
+)
+def test_a_full_memory_halves_the_batch_a_network_is_tried_again_bad_input_is_not(
+    way: str, tries: list[int], status: str, config: RunConfig, tmp_path: Path
+) -> None:
+    out = plan(config.store, "trial", 1, "bolt", way=way)
+    found = trying(out, config, way, str(tmp_path / "notes"))
+    assert found.status == status
+    assert [int(each) for each in (tmp_path / "notes").read_text().split()] == tries
+    assert verified(out) == (status == "ran")
+
+
+def test_torch_says_when_the_memory_is_full() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(FULL * 2**30, dtype=torch.uint8)
+    assert out_of_memory(error.value)
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_a_stage_that_takes_too_long_fails_and_is_not_tried_again(config: RunConfig, tmp_path: Path) -> None:
+    slow = config.model_copy(update={"stage_timeout_s": 0.5})
+    out = plan(config.store, "trial", 1, "bolt", way="slow")
+    found = waiting(out, slow, str(tmp_path / "notes"))
+    assert found.status == "failed" and "timed out" in str(found.error).lower()
+    assert (tmp_path / "notes").read_text() == "x"
+
+
+@task(name="trial", **STAGE)
+def waits(out: Artifact, config: RunConfig, notes: str) -> StageResult:
+    """Longer than allowed."""
+    import time
+
+    with Path(notes).open("a") as file:
+        file.write("x")
+    for _ in range(100):
+        time.sleep(0.05)
+    raise AssertionError("was let run to its end")
+
+
+@flow
+def waiting(out: Artifact, config: RunConfig, notes: str) -> StageOutcome:
+    return run(waits, out, config, notes=notes).outcome
