@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := .anodiff
 
-.PHONY: test unit demo check lint lock clean mini evaluate
+.PHONY: test unit demo compose-test check lint lock clean mini evaluate
 
 test: $(INSTALLED)  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -16,6 +16,9 @@ unit: $(INSTALLED)  ## the suite without whole runs (tests/flows): for every com
 demo: $(INSTALLED)  ## the whole chain on drawn parts; a second time everything is found done
 	$(BIN)/anodiff data demo $(DEMO)/demo-data
 	$(BIN)/anodiff run --config demo --data $(DEMO)/demo-data --store $(DEMO)/store
+
+compose-test: $(INSTALLED)  ## the services of docker-compose.yml, started natively: one scheduled run through them
+	$(BIN)/python -m pytest tests/test_compose.py -m stack -n0
 
 check: $(INSTALLED)  ## what a commit must pass
 	$(BIN)/ruff check .
@@ -28,7 +31,7 @@ lint: $(INSTALLED)  ## mend what can be mended
 	$(BIN)/ruff format .
 
 lock: $(BIN)/uv  ## resolve the dependencies anew
-	$(BIN)/uv pip compile --universal --python-version 3.11 pyproject.toml --group dev \
+	$(BIN)/uv pip compile --universal --python-version 3.11 pyproject.toml --group dev --extra tracking \
 		--no-annotate --no-header -o requirements.lock
 
 mini: $(INSTALLED)  ## make the bundled base anew: 25 minutes on a GPU, hours on a CPU; goes on where it was stopped

@@ -97,7 +97,7 @@ def density_and_coverage(between_real: Tensor, to_fake: Tensor) -> tuple[float, 
 
 def expected_coverage(num_real: int, num_fake: int) -> float:
     """What `density_and_coverage` gives for generated pictures just like the real. Source: Naeem et al. 2020, k = 1."""
-    return 1 - (num_real - 1) / (num_fake + num_real - 1)
+    return num_fake / max(1, num_fake + num_real - 1)
 
 
 def spread_within_clusters(to_shots: Tensor, between: Callable[[Tensor], Tensor]) -> tuple[float, float, int]:

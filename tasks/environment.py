@@ -4,6 +4,7 @@ Imported by `tasks/__init__.py`, hence before every module of `tasks` and `flows
 environment stays; a Prefect imported earlier (a notebook, a worker) keeps its own settings.
 """
 
+import logging
 import os
 
 DEFAULTS = {
@@ -23,3 +24,6 @@ DEFAULTS = {
 
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)
+
+# A worker of Prefect's starts a flow without our command line: its lines of ours go to the UI.
+logging.getLogger("anodiff").setLevel(logging.INFO)
