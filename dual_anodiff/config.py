@@ -246,13 +246,13 @@ class SearchConfig(_Frozen):
     )
     num_pairs: int = Field(16, ge=2, le=1000, description="Pairs drawn for each candidate.")
     guidance_scale: tuple[Annotated[float, Field(ge=1, le=30)], ...] = Field(
-        (2.5, 4, 6), description="Values of generate.guidance_scale to try."
+        (2.5, 4.0, 6.0), description="Values of generate.guidance_scale to try."
     )
     num_inference_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
         (), description="Values of generate.num_inference_steps to try."
     )
     adapter_strength: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
-        (0.8, 1, 1.2), description="Values of generate.adapter_strength to try."
+        (0.8, 1.0, 1.2), description="Values of generate.adapter_strength to try."
     )
     adapter_step: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="Values of generate.adapter_step to try, each one of finetune.keep_checkpoints."
@@ -271,13 +271,13 @@ class NativeConfig(_Frozen):
         "auto", description="Side of the crops, px of the pictures; 'auto': from the shots' masks."
     )
     defect_cells: float = Field(
-        4,
+        4.0,
         gt=0,
         le=32,
         description="Latent cells that the middle defect spans in a crop, where that is 'auto'.",
     )
     max_enlargement: float = Field(
-        2, ge=1, le=8, description="Crops are at most so many times smaller than finetune.size_px."
+        2.0, ge=1, le=8, description="Crops are at most so many times smaller than finetune.size_px."
     )
     crops_per_shot: int = Field(8, ge=1, le=1000, description="Crops around the defects of each shot.")
     normal_crops: int = Field(200, ge=1, le=10_000, description="Crops of normal pictures.")

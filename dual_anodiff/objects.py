@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from dual_anodiff.config import ObjectsConfig
 from dual_anodiff.errors import InputError
 from dual_anodiff.foreground import Mask, PixelModel, border_ratio, fit_pixels, joined, pixel_mask
 from dual_anodiff.images import load_image
+from dual_anodiff.object_card import CARD, read_card
 
-CARD, ARRAYS = "objects.json", "objects.npz"
+ARRAYS = "objects.npz"
 LEARNT_PX = (
     128  # pictures are learnt from at most this large: more costs time and moves no edge by a latent cell
 )
@@ -178,15 +179,6 @@ def load_objects(folder: Path) -> Objects:
         return Objects(**card, fixed=fixed, model=PixelModel(**arrays) if arrays else None)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{folder}: holds no objects ({error}); find them again") from error
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Kind, reason, figures and px alone. Raises: InputError if objects.json is missing or broken."""
-    try:
-        card = json.loads((folder / CARD).read_text())
-        return {name: card[name] for name in ("kind", "reason", "figures", "px")}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder / CARD}: can't be read ({error}); find the objects again") from error
 
 
 def _describe(masks: Mask) -> dict[str, float]:

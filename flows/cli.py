@@ -4,83 +4,30 @@ Imports of pandas, Prefect and torch wait until a command needs them: `--help` a
 """
 
 import json
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from flows.deliver import export, handover
 from flows.deploy import deploy
-from flows.terminal import BAD_INPUT, RUN_FAILED, Verbose, out, refusing
-from tasks.log import err
-
-if TYPE_CHECKING:
-    from prefect import State
-
-    from tasks.report import RunSummary
+from flows.history import plan, runs
+from flows.start import rerun, run
+from flows.terminal import BAD_INPUT, Verbose, names, out, refusing
+from flows.upkeep import artifacts_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Few-shot anomaly augmentation.")
 data_app = typer.Typer(no_args_is_help=True, help="The pictures: check a folder, draw a demo set.")
 adapter_app = typer.Typer(no_args_is_help=True, help="Fine-tuned generators.")
 app.add_typer(data_app, name="data")
 app.add_typer(adapter_app, name="adapter")
+app.add_typer(artifacts_app, name="artifacts")
+for command in (run, plan, runs, rerun):
+    app.command()(command)
 
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is one, else the CPU.")
 ]
-
-
-@app.command()
-def run(
-    config: Annotated[str, typer.Option(help="A preset (demo, cpu, mvtec, paper) or a YAML file.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder in MVTec AD layout: a category, or several.")
-    ] = None,
-    categories: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
-    defects: Annotated[str | None, typer.Option(help="Only these defect types, separated by commas.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a value: a.b=c, as often as needed.")
-    ] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder of artifacts and runs.")] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None,
-        typer.Option(help="auto: CUDA where there is one, else the CPU."),
-    ] = None,
-    verbose: Verbose = False,
-) -> None:
-    """Run all stages; finished ones are not done again, so the same command resumes a stopped run."""
-    with refusing(verbose):
-        from tasks.config import load_config
-
-        loaded = load_config(
-            config,
-            set_ or [],
-            data=data,
-            categories=_names(categories),
-            defects=_names(defects),
-            store=store,
-            device=device,
-        )
-        from tasks.server import start_server
-
-        wait_until_up = start_server()
-        from flows.augmentation import augment
-
-        wait_until_up()
-        state: State[Any] = augment(loaded, return_state=True)
-        summary = state.result(raise_on_failure=False)
-        if isinstance(summary, BaseException):
-            raise summary  # by the flow itself, not by one of its stages
-    print_summary(summary)
-    if summary.state == "refused":
-        raise typer.Exit(BAD_INPUT)
-    if summary.state == "failed":
-        err.print("Run it again with the same command; what is finished is kept:", highlight=False)
-        err.print(f"  {shlex.join(_command())}", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(RUN_FAILED)
 
 
 @app.command()
@@ -150,7 +97,7 @@ def data_demo(
     with refusing(verbose):
         from tasks.prepare import draw_demo_data
 
-        draw_demo_data(path, _names(categories), seed)
+        draw_demo_data(path, names(categories), seed)
     out.print(f"demo data in {path}", highlight=False)
 
 
@@ -171,22 +118,6 @@ def adapter_export(
 app.command()(export)
 app.command()(handover)
 app.command()(deploy)
-
-
-def print_summary(summary: "RunSummary") -> None:
-    """Tables, then what was cached, then where the pictures are."""
-    from flows.tables import incomplete_categories, stage_line, tables_of
-
-    # A log file has no width: there a table takes the room that it needs.
-    console = out if out.is_terminal else Console(width=160)
-    for table in tables_of(summary):
-        console.print(table)
-    if summary.state != "completed" and len(summary.metrics):
-        console.print(f"Figures lack what failed in: {', '.join(incomplete_categories(summary))}")
-    console.print(f"run {summary.run} {summary.state}: {stage_line(summary)}", highlight=False)
-    console.print(f"{summary.folder}", highlight=False, soft_wrap=True)
-    for sheet in summary.sheets:
-        console.print(f"{sheet}", highlight=False, soft_wrap=True)
 
 
 def _wish(where: str | None, size: str | None) -> list[str]:
@@ -216,16 +147,6 @@ def _wish(where: str | None, size: str | None) -> list[str]:
             raise ConfigError(f"--size: {size!r} is no MIN-MAX such as 0.05-0.2, nor 'shots'") from None
         changes.append(f"generate.where.size=[{low}, {high}]")
     return changes
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    """Names separated by commas."""
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _command() -> list[str]:
-    """This command line, as one can type it again."""
-    return ["anodiff", *sys.argv[1:]]
 
 
 def main() -> None:

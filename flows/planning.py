@@ -2,6 +2,7 @@
 
 from flows.augmentation import check_inputs
 from flows.category import all_stages
+from tasks.artifacts import verified
 from tasks.config import RunConfig
 from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
 from tasks.runtime import Started, planned
@@ -18,7 +19,8 @@ def plan_run(config: RunConfig) -> list[Started]:
     categories = categories_of(config)
     splits = [plan_prepare(config, category) for category in categories]
     for split in splits:
-        prepare.fn(split, config)
+        if not verified(split):
+            prepare.fn(split, config)
     check_defects(splits, config)
     noted: list[Started] = []
     token = planned.set(noted)

@@ -1,12 +1,17 @@
-"""What a run prints at its end: stages, figures, lifts, failures. Rows in, rich tables out."""
+"""What a run prints at its end: stages, figures, lifts, failures; plans and lists of runs. Rows in, rich tables out."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, tzinfo
 
 import pandas as pd
+from rich.filesize import decimal
 from rich.table import Table
 
+from tasks.estimate import Forecast, Plan
 from tasks.models import reasons_text
 from tasks.report import RunSummary
+from tasks.runs import Listed, Run
 
 FIGURES = {
     "image_auroc": "image AUROC",
@@ -224,3 +229,108 @@ def incomplete_categories(summary: RunSummary) -> Iterable[str]:
 def percent(value: float | None) -> str:
     """A share as a percentage; a dash where a metric is not defined."""
     return "–" if value is None or pd.isna(value) else f"{100 * value:.1f}"
+
+
+def plan_table(costs: Plan) -> Table:
+    """A row a category and stage: how many are cached, why the others are not, what they will take."""
+    table = Table(title="What a run would do")
+    for name in ("category", "stage", "cached", "time", "disk", "why"):
+        table.add_column(name, justify="right" if name in ("time", "disk") else "left", overflow="fold")
+    rows: dict[tuple[str, str], list[Forecast]] = {}
+    for each in costs.stages:
+        rows.setdefault((each.out.category, each.out.stage), []).append(each)
+    before = ""
+    for (category, stage), stages in rows.items():
+        to_do = [each for each in stages if each.status == "planned"]
+        known = [each.cost for each in to_do if each.cost is not None]
+        seconds = duration(sum(cost.seconds for cost in known))
+        size = decimal(round(sum(cost.bytes for cost in known)))
+        unknown = len(known) < len(to_do)
+        whys = Counter(each.why for each in to_do).most_common()
+        why = "\n".join(text if len(whys) == 1 else f"{n} × {text}" for text, n in whys)
+        table.add_row(
+            category if category != before else "",
+            stage,
+            f"{len(stages) - len(to_do)} of {len(stages)}",
+            "" if not to_do else "unknown: never run here" if unknown else seconds,
+            "" if not to_do else "unknown" if unknown else size,
+            why,
+            style="" if to_do else "dim",
+        )
+        before = category
+    return table
+
+
+def plan_lines(costs: Plan) -> Iterator[str]:
+    """What it comes to, and whether it fits."""
+    if not costs.planned:
+        yield f"all {len(costs.stages)} stages are cached"
+        return
+    yield f"{len(costs.stages) - len(costs.planned)} of {len(costs.stages)} stages are cached"
+    besides = f", and what is unknown: {', '.join(costs.unknown)} (never run here)" if costs.unknown else ""
+    if any(each.cost for each in costs.planned):
+        one = duration(costs.seconds)
+        several = f"; with {costs.at_once} at once at least {duration(costs.seconds / costs.at_once)}"
+        of = f" on {costs.device}" if costs.device else ""
+        yield f"time: about {one}{of}{several if costs.at_once > 1 else ''}{besides}"
+        for device, seconds in costs.elsewhere.items():
+            yield f"      about {duration(seconds)} on {device}"
+        yield f"disk: about {decimal(round(costs.bytes))}{besides}; {decimal(costs.free_bytes)} are free"
+    else:
+        yield f"time and disk: unknown, nothing like it ever ran here; {decimal(costs.free_bytes)} are free"
+    if not costs.fits:
+        yield "it will not fit: see `anodiff artifacts gc` for what can go, or give another disk's folder as --store"
+
+
+def runs_table(runs: Sequence[Listed], zone: tzinfo | None) -> Table:
+    """A row a run."""
+    table = Table(box=None, header_style="bold")
+    for name in ("run", "state", "started", "took", "categories", "failed", "data"):
+        table.add_column(name, overflow="fold", justify="right" if name == "took" else "left")
+    for run in runs:
+        end = run.ended or (datetime.now(UTC) if run.state == "running" else None)
+        failed = ", ".join(run.failed[:2]) + (
+            f" and {len(run.failed) - 2} more" if len(run.failed) > 2 else ""
+        )
+        table.add_row(
+            run.name,
+            run.state,
+            f"{run.started.astimezone(zone):%Y-%m-%d %H:%M}",
+            "" if end is None else duration((end - run.started).total_seconds()),
+            ", ".join(run.categories),
+            failed,
+            run.data,
+            style={"failed": "red", "refused": "red", "stopped": "yellow", "running": "green"}.get(
+                run.state, ""
+            ),
+        )
+    return table
+
+
+def stages_table(run: Run) -> Table:
+    """A row a stage of a run that ended."""
+    table = Table(title=f"run {run.name} {run.state}")
+    for name in ("stage", "of", "what", "took", "artifact", "why"):
+        table.add_column(name, overflow="fold", justify="right" if name == "took" else "left")
+    for stage in run.stages:
+        table.add_row(
+            stage.stage,
+            stage.label,
+            stage.status,
+            duration(stage.seconds) if stage.status == "ran" else "",
+            (stage.artifact or "").rpartition("/")[2][:8],
+            stage.error or "",
+            style={"failed": "red", "skipped": "red"}.get(stage.status, ""),
+        )
+    return table
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, days = minutes // 60, minutes // 1440
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min"

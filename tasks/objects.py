@@ -12,6 +12,7 @@ from prefect import task
 
 from dual_anodiff.base import IMAGE_ENCODER
 from dual_anodiff.config import ObjectsConfig
+from dual_anodiff.object_card import read_card
 from tasks.artifacts import Artifact, Staged, file_digest, folder_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
@@ -120,8 +121,6 @@ def build_objects(
 
 def read_object_masks(artifact: Artifact) -> ObjectMasks:
     """What a finished stage found. Raises: InputError if its files are missing or broken."""
-    from dual_anodiff.objects import read_card
-
     card = read_card(artifact.path)
     return ObjectMasks(card["kind"], card["reason"], artifact.path)
 

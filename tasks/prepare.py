@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -77,7 +78,13 @@ def build_prepare(config: RunConfig, category: str, staged: Staged) -> None:
 def read_samples(prepared: Artifact, data: Path) -> pd.DataFrame:
     """The samples table of a prepared category, or of crops of it: paths absolute, under `data` or in the artifact."""
     folder = prepared.path if prepared.stage == "crop" else find_categories(data)[prepared.category]
-    return read_split(prepared.path / SPLIT, folder)
+    split = prepared.path / SPLIT
+    return _split_as_of(split, folder, split.stat().st_mtime_ns).copy()
+
+
+@lru_cache(maxsize=64)
+def _split_as_of(split: Path, folder: Path, mtime_ns: int) -> pd.DataFrame:
+    return read_split(split, folder)
 
 
 def defects_of(prepared: Artifact, config: RunConfig) -> list[str]:

@@ -2,20 +2,28 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
+from prefect import State
+from prefect.context import TaskRunContext
+from prefect.events.worker import EventsWorker
+from prefect.states import Crashed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from prefect.utilities.engine import emit_task_run_state_change_event
 
 from tasks.config import RunConfig
 from tasks.device import cores
 from tasks.errors import AnodiffError
 
 IN_WORKER = "ANODIFF_WORKER"  # set in the environment of processes that share a terminal with others
+END_S = 10.0  # for a stage to be left and its end to be told
 
 current: ContextVar[TaskRunner[Any] | None] = ContextVar("current", default=None)
 
@@ -35,8 +43,7 @@ def stages_run_by(config: RunConfig) -> Iterator[None]:
             yield
         except BaseException:
             # A signal reaches this process alone; the pool would wait for the trainings in the others.
-            for child in multiprocessing.active_children():
-                child.terminate()
+            end_workers()
             raise
         finally:
             current.reset(token)
@@ -79,6 +86,21 @@ def _environment(config: RunConfig) -> dict[str, str]:
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share), IN_WORKER: "1"}
 
 
+def end_workers() -> None:
+    """Tell worker processes to leave their stages; those that do not are killed."""
+
+    def kill() -> None:
+        for child in children:
+            child.kill()
+
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    last = threading.Timer(END_S, kill)
+    last.daemon = True
+    last.start()
+
+
 def start_worker(parent: int, environment: dict[str, str]) -> None:
     """Prepare a worker process, before it imports torch: environment, log, and an end with its parent's."""
     os.environ.update(environment)
@@ -86,6 +108,23 @@ def start_worker(parent: int, environment: dict[str, str]) -> None:
 
     set_up_logging(verbose=os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL") == "INFO")
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal; the run ends its workers
+    signal.signal(signal.SIGTERM, _leave_stage)
+
+
+def _leave_stage(number: int, frame: FrameType | None) -> None:
+    """End this process, once Prefect's server is told that its stage ends: what is simply gone stays Running there.
+
+    Not by an exception out of the stage: one that is not an Exception breaks the pool's thread in the run's process.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    context = TaskRunContext.get()
+    if context is not None:
+        ended: State[Any] = Crashed(message="Execution was aborted by a termination signal.")
+        emit_task_run_state_change_event(context.task_run, context.task_run.state, ended)
+        EventsWorker.instance().wait_until_empty()
+        time.sleep(0.5)  # the pool's queue to the run's process has a thread of its own
+    os._exit(128 + number)
 
 
 def _end_with(parent: int) -> None:

@@ -193,6 +193,8 @@ def run_stage(
     resumable: bool = False,
 ) -> StageResult:
     """The body of a stage's task: take the device slot if it is `heavy`, make the artifact, publish it."""
+    if verified(out):  # another run made it, or another machine
+        return StageResult(artifact=out.ref, made=False)
     log.info("%-9s %s: starts", out.stage, out.label)
     started = time.monotonic()
     resolved = resolve_device(config.device) if heavy else "cpu"

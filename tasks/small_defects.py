@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +55,10 @@ def works_on_crops(samples: pd.DataFrame, defect: str, config: NativeConfig, siz
 
 
 def _measure(rows: pd.DataFrame, size_px: int) -> DefectScale | None:
-    sizes: list[tuple[float, float]] = []
-    below = hairlines = 0
-    for path in rows["mask_path"]:
-        mask = load_mask(Path(path)) > 127
-        for box in find_defects(mask, size_px):
-            sizes.append(working_size(box, mask.shape, size_px))
-            if below_one_cell(*sizes[-1]):
-                below += 1
-            elif thickness_px(mask, box, size_px) < 1:
-                hairlines += 1
+    masks = [_read_sizes(Path(path), size_px, Path(path).stat().st_mtime_ns) for path in rows["mask_path"]]
+    sizes = [size for of_mask, _ in masks for size in of_mask]
+    below = sum(below_one_cell(*size) for size in sizes)
+    hairlines = sum(count for _, count in masks)
     if not sizes:
         return None
     height, width = np.median(sizes, axis=0)
@@ -72,6 +67,16 @@ def _measure(rows: pd.DataFrame, size_px: int) -> DefectScale | None:
     return DefectScale(
         first["category"], first["label"], folder, len(sizes), below, hairlines, float(height), float(width)
     )
+
+
+# A category's masks are looked at by several of its stages, also where these are all finished.
+@lru_cache(maxsize=20_000)
+def _read_sizes(path: Path, size_px: int, mtime_ns: int) -> tuple[list[tuple[float, float]], int]:
+    """Height and width of each defect of a mask at the working size, px, and how many are hairlines."""
+    mask = load_mask(path) > 127
+    boxes = [(box, working_size(box, mask.shape, size_px)) for box in find_defects(mask, size_px)]
+    hairlines = sum(not below_one_cell(*size) and thickness_px(mask, box, size_px) < 1 for box, size in boxes)
+    return [size for _, size in boxes], hairlines
 
 
 def _faults(scale: DefectScale, size_px: int) -> Iterator[Fault]:

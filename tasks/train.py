@@ -13,7 +13,7 @@ from prefect import Task, task
 
 from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 from downstream.training_sets import TrainingSet, TrainingSetName
-from tasks.artifacts import Artifact, Staged, plan
+from tasks.artifacts import Artifact, Staged, folder_digest, plan
 from tasks.config import ModelName, RunConfig
 from tasks.models import ORACLE, Pictures, encoder_digest, encoder_of, rows_of
 from tasks.runtime import STAGE, StageResult, run_stage
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from downstream.prediction import Predictions
 
 VERSIONS: dict[ModelName, int] = {"localize": 2, "classify": 1, "detect": 2}
+FOLDERS = ("texture_folder", "picture_folder")
 
 P = TypeVar("P", "Predictions", "ClassPredictions")
 
@@ -36,8 +37,12 @@ def plan_model(config: RunConfig, model: ModelName, pictures: Pictures, name: st
             chosen = config.localize if model == "localize" else config.classify
             settings = chosen.model_dump(exclude={"encoder", "encoder_weights"}) | {"encoder": weights}
         case "detect":
-            settings = config.detect.model_dump(exclude={"backbone", "backbone_weights"})
+            settings = config.detect.model_dump(exclude={"backbone", "backbone_weights", *FOLDERS})
             settings |= {"backbone": weights}
+            # Anomalib's DRAEM and EfficientAD train on these pictures, too.
+            for option in FOLDERS:
+                folder = getattr(config.detect, option)
+                settings[option] = None if folder is None else folder_digest(folder)
     only_if: dict[str, Any] = {
         limit: count
         for limit in ("max_shots", "max_pairs")

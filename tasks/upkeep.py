@@ -5,7 +5,6 @@ in use. run.json files are read as plain JSON: one of an older version, too, kee
 """
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,18 +12,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tasks.artifacts import DIGEST_LENGTH, MANIFEST, Artifact, fault, fault_elsewhere
+from tasks.artifacts import MANIFEST, Artifact, fault, fault_elsewhere, refs_in
 from tasks.errors import AnodiffError, ArtifactError
 from tasks.store import at_once, delete, read, remote_of, run_files, sizes
 from tasks.store_lock import is_held
 
 LATEST = "latest"
 DAY_S = 86_400.0
-REF = re.compile(rf"[^/]+/[^/]+/[0-9a-f]{{{DIGEST_LENGTH}}}")
 
 
 @dataclass(frozen=True)
@@ -216,7 +213,7 @@ def _entry(store: Path, ref: str, text: bytes | None, size: int) -> Entry:
         told = json.loads(text or b"")
         created = datetime.fromisoformat(told["created"]).isoformat()
         artifact = replace(artifact, label=str(told["label"]), inputs=told["inputs"])
-        needs = frozenset(_refs_in(told["inputs"]))
+        needs = frozenset(refs_in(told["inputs"]))
         return Entry(artifact, size, 0.0, created, float(told["seconds"]), needs)
     except (ValueError, KeyError, TypeError):
         return Entry(artifact, size, 0.0, "", 0.0, frozenset())
@@ -225,20 +222,6 @@ def _entry(store: Path, ref: str, text: bytes | None, size: int) -> Entry:
 def _artifact(store: Path, ref: str) -> Artifact:
     stage, category, digest = ref.split("/")
     return Artifact(store, stage, category, digest, category, inputs={})
-
-
-def _refs_in(value: Any) -> Iterator[str]:
-    """Every artifact's name within a manifest's inputs."""
-    match value:
-        case str():
-            if REF.fullmatch(value):
-                yield value
-        case dict():
-            for each in value.values():
-                yield from _refs_in(each)
-        case list():
-            for each in value:
-                yield from _refs_in(each)
 
 
 def _with_inputs(refs: Iterable[str], entries: Mapping[str, Entry]) -> set[str]:

@@ -1,0 +1,105 @@
+"""A run's categories once more, with the run's own configuration; of the others the run's outcome is taken over."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from prefect import State, flow, tags
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.augmentation import check_inputs, finished, outcome_of
+from flows.category import run_category
+from tasks.artifacts import Artifact, verified
+from tasks.config import RunConfig
+from tasks.errors import AnodiffError
+from tasks.prepare import check_defects, plan_prepare, prepare
+from tasks.report import RunSummary, write_run
+from tasks.runs import Run, find_run
+from tasks.runtime import Again, StageOutcome, again, run
+from tasks.under_way import begin_run
+
+
+class Rerun(BaseModel):
+    """What of a run is to be done again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str = Field(description="Name of a run that ended.")
+    categories: tuple[str, ...] = Field(min_length=1, description="What is finished of them is kept.")
+    from_stage: str | None = Field(
+        None, description="Make this stage's artifacts again, and those made from them, finished or not."
+    )
+    since: str = Field("", description="Artifacts made since then (ISO, UTC) are not made again.")
+
+
+def what_failed(run: Run) -> list[str]:
+    """The categories of a run that have a stage that failed or was left out for that, or no report."""
+    of = {each.label.split("/")[0] for each in run.stages if each.stage == "prepare"}
+    whole = {each.label for each in run.stages if each.stage == "report" and each.artifact is not None}
+    lacking = {each.label.split("/")[0] for each in run.stages if each.status in ("failed", "skipped")}
+    return sorted((of - whole) | lacking)
+
+
+def asked_again(run: Run, category: str, from_stage: str | None) -> Rerun:
+    """One category of a run, from a stage on where one is given. Raises: AnodiffError if it has no such stage."""
+    known = list(dict.fromkeys(each.stage for each in run.stages if each.label.split("/")[0] == category))
+    if not known:
+        of = sorted({each.label.split("/")[0] for each in run.stages})
+        raise AnodiffError(f"run {run.name}: no category {category}; it has {', '.join(of)}")
+    if from_stage is not None and from_stage not in known:
+        raise AnodiffError(f"run {run.name}, {category}: no stage {from_stage!r}; it has {', '.join(known)}")
+    # To the second, as manifests tell it: what was made in this one, too, is made again.
+    since = (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds") if from_stage else ""
+    return Rerun(run=run.name, categories=(category,), from_stage=from_stage, since=since)
+
+
+@flow(name="rerun", flow_run_name="{asked.run}", persist_result=False)
+def rerun(config: RunConfig, asked: Rerun) -> State[RunSummary]:
+    """Take some categories of a run through all stages again, and write the whole run anew."""
+    started = datetime.now(UTC)
+    check_inputs(config)
+    before = find_run(config.store, asked.run)
+    planned = [plan_prepare(config, category) for category in asked.categories]
+    forced = None if asked.from_stage is None else Again(asked.from_stage, asked.since)
+    token = again.set(forced)
+    try:
+        checked = [run(prepare, each, config).outcome for each in planned]
+        if any(stage.artifact is None for stage in checked):
+            refused = any(stage.bad_input for stage in checked)
+            return finished(write_run(config, checked, {}, started=started, refused=refused))
+        check_defects(planned, config)
+        name = begin_run(config, started, asked.model_dump())
+        results = []
+        for category in asked.categories:
+            with tags(category):
+                results.append(outcome_of(category, run_category(config, category, return_state=True)))
+    finally:
+        again.reset(token)
+    others, reports = taken_over(before, asked.categories)
+    reports |= {each.category: each.report for each in results if each.report is not None}
+    stages = [*checked, *(stage for each in results for stage in each.stages), *others]
+    order = list(dict.fromkeys(each.label.split("/")[0] for each in before.stages))
+    stages.sort(key=lambda each: order.index(each.label.split("/")[0]))
+    reports = {category: reports[category] for category in order if category in reports}
+    return finished(write_run(config, stages, reports, started=started, run=name))
+
+
+def taken_over(before: Run, but: Sequence[str]) -> tuple[list[StageOutcome], dict[str, Artifact]]:
+    """The stages of a run's other categories, nothing done for them, and their reports."""
+    stages, reports = [], {}
+    for each in before.stages:
+        category = each.label.split("/")[0]
+        if category in but:
+            continue
+        if each.artifact is not None:
+            each = replace(each, status="cached", seconds=0.0)
+        if each.stage == "report" and each.artifact is not None:
+            digest = each.artifact.rpartition("/")[2]
+            artifact = Artifact(before.config.store, "report", category, digest, each.label, inputs={})
+            if verified(artifact):
+                reports[category] = artifact
+            else:
+                hint = f"anodiff rerun {before.name} --category {category}"
+                each = replace(each, artifact=None, status="failed", error=f"gone since; {hint}")
+        stages.append(each)
+    return stages, reports

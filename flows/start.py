@@ -1,0 +1,172 @@
+"""`anodiff run` and `anodiff rerun`: start a flow, wait for it, print what came of it."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flows.deliver import DEFAULT_STORE
+from flows.terminal import (
+    BAD_INPUT,
+    RUN_FAILED,
+    Categories,
+    Changes,
+    Data,
+    Defects,
+    OwnDevice,
+    OwnStore,
+    Store,
+    Verbose,
+    names,
+    out,
+    refusing,
+)
+from tasks.log import err
+
+if TYPE_CHECKING:
+    from prefect import State
+
+    from tasks.config import RunConfig
+    from tasks.report import RunSummary
+
+
+def run(
+    config: Annotated[
+        str | None, typer.Option(help="A preset (demo, cpu, mvtec, paper) or a YAML file.")
+    ] = None,
+    data: Data = None,
+    categories: Categories = None,
+    defects: Defects = None,
+    set_: Changes = None,
+    store: OwnStore = None,
+    device: OwnDevice = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Go on with a run that was stopped, instead of --config: its name, or latest."
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run all stages; finished ones are not done again, so the same command resumes a stopped run."""
+    with refusing(verbose):
+        from tasks.config import load_config
+
+        if (config is None) == (resume is None):
+            raise typer.BadParameter("give --config, or --resume with the name of a stopped run")
+        if config is not None:
+            start(
+                load_config(
+                    config,
+                    set_ or [],
+                    data=data,
+                    categories=names(categories),
+                    defects=names(defects),
+                    store=store,
+                    device=device,
+                )
+            )
+            return
+        if set_ or categories or defects or device:
+            raise typer.BadParameter(
+                "--resume takes the run's own configuration; besides it only --store, --data"
+            )
+        go_on(store or DEFAULT_STORE, str(resume), data)
+
+
+def rerun(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, its folder, or latest.")],
+    failed: Annotated[
+        bool, typer.Option("--failed", help="The categories in which something failed.")
+    ] = False,
+    category: Annotated[str | None, typer.Option(help="This category.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            help="Make this stage of the category again, and all after it, though they are finished.",
+        ),
+    ] = None,
+    data: Data = None,
+    store: Store = DEFAULT_STORE,
+    verbose: Verbose = False,
+) -> None:
+    """Run a part of an ended run again with its own configuration; a whole new run comes of it, the rest taken over."""
+    with refusing(verbose):
+        if failed == (category is not None) or (from_ is not None and category is None):
+            raise typer.BadParameter("give --failed, or --category C and, if wanted, --from STAGE")
+        from flows.rerun import Rerun, asked_again, what_failed
+        from tasks.runs import find_run
+
+        found = find_run(store, run, data=data)
+        if category is not None:
+            asked = asked_again(found, category, from_)
+        else:
+            lacking = what_failed(found)
+            if not lacking:
+                out.print(f"run {found.name}: nothing failed", highlight=False)
+                return
+            asked = Rerun(run=found.name, categories=tuple(lacking))
+        start(found.config, asked.model_dump())
+
+
+def go_on(store: Path, name: str, data: Path | None) -> None:
+    """Start a stopped run again. Raises: AnodiffError if there is none."""
+    from tasks.config import RunConfig
+    from tasks.store import open_store
+    from tasks.under_way import find_stopped
+
+    stopped = find_stopped(open_store(store), name)
+    values = {**stopped.config, "store": store} | ({} if data is None else {"data": data})
+    start(RunConfig.model_validate(values), stopped.rerun)
+
+
+def start(config: "RunConfig", asked: "Any | None" = None) -> None:
+    """Run the full flow, or that of a rerun, and print its summary."""
+    from tasks.server import start_server
+
+    wait_until_up = start_server()
+    from flows.augmentation import augment
+    from flows.rerun import Rerun, rerun
+
+    wait_until_up()
+    state: State[Any] = (
+        augment(config, return_state=True)
+        if asked is None
+        else rerun(config, Rerun.model_validate(asked), return_state=True)
+    )
+    summary = state.result(raise_on_failure=False)
+    if isinstance(summary, BaseException):
+        raise summary  # by the flow itself, not by one of its stages
+    print_summary(summary)
+    if summary.state == "refused":
+        raise typer.Exit(BAD_INPUT)
+    if summary.state == "failed":
+        err.print("Run it again with the same command; what is finished is kept:", highlight=False)
+        err.print(f"  {shlex.join(_command())}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(RUN_FAILED)
+
+
+def print_summary(summary: "RunSummary") -> None:
+    """Tables, then what was cached, then where the pictures are."""
+    from flows.tables import incomplete_categories, stage_line, tables_of
+
+    # A log file has no width: there a table takes the room that it needs.
+    console = out if out.is_terminal else Console(width=160)
+    for table in tables_of(summary):
+        console.print(table)
+    if summary.state != "completed" and len(summary.metrics):
+        console.print(f"Figures lack what failed in: {', '.join(incomplete_categories(summary))}")
+    console.print(f"run {summary.run} {summary.state}: {stage_line(summary)}", highlight=False)
+    console.print(f"{summary.folder}", highlight=False, soft_wrap=True)
+    for sheet in summary.sheets:
+        console.print(f"{sheet}", highlight=False, soft_wrap=True)
+
+
+def _command() -> list[str]:
+    """This command line, as one can type it again."""
+    return ["anodiff", *sys.argv[1:]]

@@ -1,0 +1,321 @@
+"""Every field of a run's configuration: which stages read it, and that nothing else is done again when it changes."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from flows.planning import plan_run
+from tasks.artifacts import refs_in
+from tasks.config import RunConfig, load_config
+from tests.tasks.data_folders import healthy_category
+
+ROOT = Path(__file__).parent.parent.parent
+MODELS = {"localize", "classify", "detect"}
+# What is made from what, at most.
+AFTER = {
+    "prepare": {"objects", "adapt", "crop", "finetune", "search", "curate", "quality", "blend", "synthesize", "report"}
+    | MODELS,
+    "objects": {"crop", "finetune", "search", "generate", "curate", "blend"},
+    "crop": {"adapt", "finetune", "search", "curate", "quality", "blend"},
+    "adapt": {"finetune"},
+    "finetune": {"search", "generate"},
+    "search": set(),  # it shows in generate once it has found something
+    "generate": {"curate"},
+    "curate": {"quality", "blend", "report"} | MODELS,
+    "quality": {"report"},
+    "blend": {"report"} | MODELS,
+    "synthesize": MODELS,
+    **{model: {"report"} for model in MODELS},
+    "report": set(),
+}  # fmt: skip
+NOTHING = ""
+# Field or section → the stages that read it; the longest name counts.
+READ_BY = {
+    "data": "prepare",
+    "categories": NOTHING,
+    "defects": "synthesize localize detect report",
+    "store": NOTHING,
+    "max_store_gb": NOTHING,
+    "seed": "objects adapt finetune search generate synthesize localize classify detect",
+    "device": NOTHING,
+    "runner": NOTHING,
+    "workers": NOTHING,
+    "dask_scheduler": NOTHING,
+    "stage_timeout_s": NOTHING,
+    "split": "prepare",
+    "objects": "objects",
+    "finetune": "finetune",
+    "finetune.adapter.background": "finetune search generate",
+    "finetune.base": "adapt finetune",
+    "finetune.revision": "adapt finetune",
+    "finetune.precision": "adapt finetune",
+    "finetune.horizontal_flip": "adapt finetune curate quality",
+    "finetune.vertical_flip": "adapt finetune curate quality",
+    "finetune.size_px": "objects adapt finetune curate quality synthesize",
+    "finetune.adapt_to_normals": "finetune",
+    "finetune.normals": "adapt",
+    "finetune.checkpoint_every_steps": NOTHING,
+    "generate": "search generate",
+    "generate.num_pairs": "generate synthesize localize classify detect",
+    "generate.batch_size": NOTHING,
+    "generate.where": "generate",
+    "generate.mask.threshold": "search generate curate",
+    "search": "search",
+    "native": "crop",
+    "native.enabled": "finetune search generate curate",
+    "native.places": "blend",
+    "quality": "quality",
+    "quality.max_normals": "search quality",
+    "curate": "curate",
+    "curate.max_draws": NOTHING,  # it shows in generate once pairs were refused
+    "compare": "report",  # more or fewer are trained, those there are stay as they are
+    "compare.oracle": "localize classify",
+    "localize": "localize",
+    "localize.encoder_weights": NOTHING,  # of a timm name alone
+    "classify": "classify",
+    "classify.encoder_weights": NOTHING,
+    "detect": "detect",
+    "detect.model": "detect report",  # most learn from normals alone, whatever the training set
+    "detect.backbone_weights": NOTHING,
+    "report": "report",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two drawings of a category, and files that fields of the configuration can name."""
+    folder = tmp_path_factory.mktemp("keys")
+    healthy_category(folder / "data" / "bolt", normals=6, tests=2, defects=4)
+    healthy_category(folder / "more" / "bolt", normals=7, tests=2, defects=4)
+    for name in ("base/model_index.json", "encoder/model.safetensors", "masks/mask.png", "weights"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> RunConfig:
+    """Every stage but crop and blend has something to do."""
+    changes = [
+        "finetune.adapter.background=convex",
+        "finetune.adapt_to_normals=true",
+        "finetune.keep_checkpoints=[5]",
+        "search.rounds=1",
+        "compare.models=[localize, classify]",
+        "compare.training_sets=[real, copy-paste, generated+real]",
+        "compare.doses.shots=[]",
+        "split.shots=2",
+        "detect.model=supersimplenet",
+    ]
+    return load_config("demo", changes, data=folder / "data", categories=("bolt",), defects=("dent", "stain"),
+                       store=folder / "store")  # fmt: skip
+
+
+Keys = dict[tuple[str, str, int], Any]
+
+
+def planned(config: RunConfig) -> Keys:
+    """The planned artifacts by stage, label and how many of that label came before."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found: Keys = {}
+    for each in plan_run(config):
+        name = each.out.stage, each.out.label
+        found[*name, seen[name]] = each.out
+        seen[name] += 1
+    assert len({each.ref for each in found.values()}) == len(found), "two stages of one artifact"
+    return found
+
+
+def without_refs(value: Any) -> Any:
+    """A stage's own inputs: that there is an artifact counts here, not which."""
+    match value:
+        case str():
+            return "an artifact" if list(refs_in(value)) else value
+        case dict():
+            return {key: without_refs(each) for key, each in value.items()}
+        case list():
+            return [without_refs(each) for each in value]
+    return value
+
+
+def compare(before: Keys, after: Keys) -> tuple[set[str], set[str]]:
+    """Stages that read what changed; stages that would be made again, with what follows from those."""
+    there = {each.ref for each in before.values()}
+    again = {key for key, each in after.items() if each.ref not in there}
+    known = again & set(before)
+    reads = {key[0] for key in known if without_refs(before[key].inputs) != without_refs(after[key].inputs)}
+    return reads, {key[0] for key in known}
+
+
+def leaves(model: BaseModel, above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every field of a configuration by its dotted name, with its value and annotation; sections opened up."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value, field.annotation
+
+
+def other_values(value: Any, annotation: Any) -> Iterator[Any]:
+    """Values that a field may take instead; the first that is valid is taken."""
+    match value:
+        case bool():
+            yield not value
+        case int():
+            yield from (value + 1, value - 1, value + 32, value + 8)
+        case float():
+            yield from (value * 0.9, value + 0.1)
+        case tuple() if value:
+            yield value[:-1]
+            yield (value[0] + 1, *value[1:]) if isinstance(value[0], int | float) else value[::-1]
+    yield from literals(annotation)
+    yield from (2, 64, (2,), (0.2, 0.4), "words", ("words",))
+
+
+def literals(annotation: Any) -> Iterator[Any]:
+    for each in get_args(annotation):
+        yield from get_args(each) if get_origin(each) is Literal else literals(each)
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+
+
+def changed(config: RunConfig, name: str, value: Any, **besides: Any) -> RunConfig | None:
+    """The configuration with another value, None if that is not valid or the same."""
+    values = config.model_dump()
+    for path, new in {name: value, **besides}.items():
+        at, keys = values, path.split(".")
+        for key in keys[:-1]:
+            at = at[key]
+        if at[keys[-1]] == new:
+            return None
+        at[keys[-1]] = new
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError:
+        return None
+
+
+def test_a_changed_field_is_read_by_the_stages_of_the_table_and_what_follows_runs_again(
+    config: RunConfig, folder: Path
+) -> None:
+    given: dict[str, dict[str, Any]] = {
+        "data": {"data": folder / "more"},
+        "categories": {"categories": None},
+        "defects": {"defects": ("dent",)},
+        "store": {"store": folder / "another store"},
+        "device": {"device": "cpu"},
+        "dask_scheduler": {"dask_scheduler": "tcp://127.0.0.1:8786", "runner": "dask"},
+        "objects.masks": {"objects.masks": folder / "masks"},
+        "finetune.base": {"finetune.base": str(folder / "base")},
+        "finetune.adapt_to_normals": {"finetune.adapt_to_normals": False},
+        "finetune.keep_checkpoints": {"finetune.keep_checkpoints": (5, 6)},
+        "generate.adapter_step": {"generate.adapter_step": 5},
+        "search.adapter_step": {"search.adapter_step": (5,)},
+        "generate.where.region": {"generate.where.region": (0, 0, 0.5, 0.5)},
+        "quality.inception_weights": {"quality.inception_weights": folder / "weights"},
+        "quality.lpips_weights": {"quality.lpips_weights": folder / "weights"},
+        "compare.seeds": {"compare.seeds": (0, 1)},
+        "compare.models": {"compare.models": ("localize", "classify", "detect")},
+        "compare.doses.shots": {"compare.doses.shots": (1,)},
+        "localize.encoder": {"localize.encoder": str(folder / "encoder")},
+        "classify.encoder": {"classify.encoder": str(folder / "encoder")},
+        "detect.backbone": {"detect.backbone": str(folder / "encoder")},
+        "detect.model": {"detect.model": "padim"},
+        "detect.texture_folder": {"detect.texture_folder": folder / "masks"},
+        "detect.picture_folder": {"detect.picture_folder": folder / "masks"},
+    }  # fmt: skip
+    everything = changed(config, "compare.models", ("localize", "classify", "detect"))
+    crops = changed(config, "native.enabled", True)
+    assert everything is not None
+    assert crops is not None
+    plans = {id(each): planned(each) for each in (config, everything, crops)}
+    wrong, seen = [], set()
+    for name, value, annotation in leaves(config):
+        section = name.split(".")[0]
+        base = crops if section == "native" and name != "native.enabled" else everything
+        if name in ("compare.models", "native.enabled"):
+            base = config
+        options = (
+            [given[name]] if name in given else [{name: each} for each in other_values(value, annotation)]
+        )
+        other = next(
+            (found for each in options if (found := changed(base, name, each.pop(name), **each))), None
+        )
+        assert other is not None, f"{name}: no other valid value is known to this test; add one to `given`"
+        row = max((each for each in READ_BY if f"{name}.".startswith(f"{each}.")), key=len, default=None)
+        if row is None:
+            wrong.append(f"{name}: not in READ_BY; say which stages read it")
+            continue
+        seen.add(row)
+        wanted = set(READ_BY[row].split())
+        reads, again = compare(plans[id(base)], planned(other))
+        if reads != wanted:
+            wrong.append(f"{name}: read by {sorted(reads)}, the table says {sorted(wanted)}")
+        if not again <= following(reads) | reads:
+            wrong.append(f"{name}: {sorted(again - following(reads) - reads)} would run again for no reason")
+    assert not wrong, "\n".join(wrong)
+    assert seen == set(READ_BY), f"no such field: {sorted(set(READ_BY) - seen)}"
+
+
+def following(stages: set[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(stages)
+    while waiting:
+        new = AFTER[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
+
+
+def test_what_is_written_otherwise_but_means_the_same_is_the_same(folder: Path, config: RunConfig) -> None:
+    """Order, comments, 3 for 3.0, values that are the default anyway; and a run read back from its run.json."""
+    store = f"data: {folder / 'data'}\nstore: {folder / 'store'}\n"
+    (folder / "one.yaml").write_text(
+        store
+        + "seed: 3\ngenerate: {guidance_scale: 3, num_pairs: 8}\nsearch: {rounds: 1}\nnative: {enabled: true}\n"
+    )
+    (folder / "two.yaml").write_text(
+        "native: {enabled: true, defect_cells: 4, max_enlargement: 2.0}  # crops\n"
+        "search: {rounds: 1, guidance_scale: [2.5, 4.0, 6]}\n"
+        f"# pairs\ngenerate:\n  num_pairs: 8\n  guidance_scale: 3.0\nseed: 3\n{store}"
+    )
+    one, two = load_config(folder / "one.yaml"), load_config(folder / "two.yaml")
+    assert planned(one) == planned(two)
+    for each in (one, config):
+        assert planned(
+            RunConfig.model_validate(json.loads(json.dumps(each.model_dump(mode="json"))))
+        ) == planned(each)
+
+
+def test_planning_loads_no_network_and_reads_each_file_once(folder: Path) -> None:
+    code = f"""
+import sys, hashlib
+from collections import Counter
+from pathlib import Path
+from flows.planning import plan_run
+from tasks.config import load_config
+read = Counter()
+real = hashlib.file_digest
+def counted(file, name):
+    read[file.name] += 1
+    return real(file, name)
+hashlib.file_digest = counted
+changes = ["compare.models=[localize, classify, detect]", "compare.seeds=[0, 1, 2]", "native.enabled=auto"]
+config = load_config("cpu", changes, data={str(folder / "data")!r}, store={str(folder / "store")!r})
+plan_run(config)
+assert read, "nothing was hashed"
+read.clear()
+plan_run(config)
+heavy = {{"torch", "diffusers", "anomalib", "mlflow"}} & set(sys.modules)
+print([name for name in read if "/store/" not in name], sorted(heavy))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[] []\n", done.stdout + done.stderr
