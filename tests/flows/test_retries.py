@@ -70,7 +70,8 @@ def test_a_stage_that_takes_too_long_fails_and_is_not_tried_again(config: RunCon
     slow = config.model_copy(update={"stage_timeout_s": 0.5})
     out = plan(config.store, "trial", 1, "bolt", way="slow")
     found = waiting(out, slow, str(tmp_path / "notes"))
-    assert found.status == "failed" and "timed out" in str(found.error).lower()
+    assert found.status == "failed"
+    assert "timed out" in str(found.error).lower()
     assert (tmp_path / "notes").read_text() == "x"
 
 
