@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,6 +24,8 @@ DEVICE_SLOTS = (
     "gpu"  # Prefect's global concurrency limit: heavy stages at a time, on all machines of one server
 )
 ASK_EVERY_S = 0.2
+
+_leases: list[AbstractContextManager[None]] = []  # what this process holds of the server's limit
 
 
 def resolve_device(device: str) -> str:
@@ -52,11 +54,20 @@ def device_slot(workers: int = 1) -> Iterator[int]:
     create_device_limit(workers)
     # A lease of one minute: that long is the slot of a killed run lost. Losing sight of the server for a moment must
     # not end a training of hours.
-    with (
-        concurrency(DEVICE_SLOTS, lease_duration=60, strict=True, raise_on_lease_renewal_failure=False),
-        _machine_slot(workers) as slot,
-    ):
-        yield slot
+    lease = concurrency(DEVICE_SLOTS, lease_duration=60, strict=True, raise_on_lease_renewal_failure=False)
+    with lease, _machine_slot(workers) as slot:
+        _leases.append(lease)
+        try:
+            yield slot
+        finally:
+            _leases.remove(lease)
+
+
+def give_back() -> None:
+    """Give the server's slot back, in a process that is about to end without leaving its stage."""
+    for lease in _leases:
+        with suppress(Exception):  # it ends all the same, and the lease with it, only later
+            lease.__exit__(None, None, None)
 
 
 @contextmanager

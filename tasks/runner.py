@@ -19,7 +19,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from tasks.config import RunConfig
-from tasks.device import cores
+from tasks.device import cores, give_back
 from tasks.errors import AnodiffError
 
 IN_WORKER = "ANODIFF_WORKER"  # set in the environment of processes that share a terminal with others
@@ -118,6 +118,7 @@ def _leave_stage(number: int, frame: FrameType | None) -> None:
     Not by an exception out of the stage: one that is not an Exception breaks the pool's thread in the run's process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    give_back()
     context = TaskRunContext.get()
     if context is not None:
         ended: State[Any] = Crashed(message="Execution was aborted by a termination signal.")
