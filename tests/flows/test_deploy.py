@@ -167,7 +167,8 @@ def test_what_cannot_be_deployed_is_refused_in_one_message(
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [(None, "which Prefect server?"), (f"http://127.0.0.1:{free_port()}/api", "does not answer")],
+    # Port 9, at which nobody listens: a free one would differ between the suite's processes.
+    [(None, "which Prefect server?"), ("http://127.0.0.1:9/api", "does not answer")],
 )
 def test_without_a_server_it_says_how_to_have_one(url: str | None, message: str, yaml_file: Path) -> None:
     with temporary_settings({PREFECT_API_URL: url}):
