@@ -31,7 +31,8 @@ def show_category(report: Artifact) -> None:
     key = "".join(letter if letter.isalnum() else "-" for letter in report.category.lower())
     try:
         figures = pd.read_parquet(report.path / METRICS)
-        create_table_artifact(figures_rows(figures), key=f"{key}-figures", description=FIGURES_NOTE)
+        if len(figures):  # none where every model failed
+            create_table_artifact(figures_rows(figures), key=f"{key}-figures", description=FIGURES_NOTE)
         text = summary_text(report)
         create_markdown_artifact(text, key=f"{key}-summary", description=f"{report.category}: did it help?")
         for sheet in sorted((report.path / SHEETS).glob("*.png")):

@@ -52,6 +52,8 @@ class Anodiff:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A suite that was started in the background ignores it, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(self.process)
         self.reader = threading.Thread(target=self._read, daemon=True)

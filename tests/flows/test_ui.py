@@ -6,29 +6,37 @@ from typing import Any
 
 from PIL import Image
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.sorting import ArtifactSort
 
 from tasks.config import RunConfig
 from tests.flows.running import run
 
 
-def artifacts(**wanted: str) -> list[Any]:
+def newest(key: str) -> Any:
+    """The newest artifact of a key: the server is that of other tests, too."""
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts(limit=200)
-    return [each for each in found if all(getattr(each, name) == value for name, value in wanted.items())]
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        found = client.read_artifacts(artifact_filter=wanted, limit=1, sort=ArtifactSort.CREATED_DESC)
+    return found[0]
 
 
 def test_a_category_shows_its_figures_verdicts_and_sheets_and_how_far_its_stages_are(
     config: RunConfig,
 ) -> None:
     summary = run(config)
-    (figures,) = artifacts(key="bolt-figures")
+    figures = newest("bolt-figures")
     assert '"training_set": "generated+real"' in figures.data
     assert '"pixel_ap"' in figures.data
-    (text,) = artifacts(key="bolt-summary")
+    text = newest("bolt-summary")
     assert "| localize | generated+real | pixel_ap |" in text.data
     assert "| dent | 3 | 3 |" in text.data
-    (sheet,) = artifacts(key="bolt-dent")
+    sheet = newest("bolt-dent")
     kind, _, data = sheet.data.partition(",")
     assert kind == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
@@ -37,7 +45,7 @@ def test_a_category_shows_its_figures_verdicts_and_sheets_and_how_far_its_stages
         refs = [each.artifact for each in summary.stages if each.stage == stage]
         for ref in refs:
             assert ref is not None
-            (bar,) = artifacts(key=f"{stage}-{ref.rpartition('/')[2]}")
+            bar = newest(f"{stage}-{ref.rpartition('/')[2]}")
             assert float(bar.data) == 100
 
     tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=["bolt"]))
@@ -45,5 +53,6 @@ def test_a_category_shows_its_figures_verdicts_and_sheets_and_how_far_its_stages
         flows = client.read_flow_runs(flow_run_filter=tagged)
         assert {each.name for each in flows} == {"bolt"}
         tasks = client.read_task_runs(flow_run_filter=tagged)
-    (tuned,) = [each for each in tasks if each.name == "finetune bolt/dent"]
-    assert {"finetune", "bolt", "dent"} <= set(tuned.tags)
+    tuned = [set(each.tags) for each in tasks if each.name == "finetune bolt/dent"]
+    assert tuned
+    assert all({"finetune", "bolt", "dent"} <= each for each in tuned)

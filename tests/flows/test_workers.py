@@ -26,8 +26,8 @@ def test_two_workers_share_the_stages_of_two_equal_runs(
     with ExitStack() as stack:
         s3 = stack.enter_context(s3_server())
         speak_to(s3, monkeypatch)
-        make_bucket("plant")
-        store = "s3://plant/store"
+        make_bucket("two-workers")
+        store = "s3://two-workers/store"
         shared = env | s3
         changes = ["objects.kind=texture", "compare.training_sets=[real]"]
         options = ["--config", str(yaml_file), "--store", store, "--defects", "dent"]
