@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := .anodiff
 
-.PHONY: test unit demo compose-test check lint lock clean mini evaluate
+.PHONY: test unit demo services-test check lint lock clean mini evaluate
 
 test: $(INSTALLED)  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -17,8 +17,8 @@ demo: $(INSTALLED)  ## the whole chain on drawn parts; a second time everything 
 	$(BIN)/anodiff data demo $(DEMO)/demo-data
 	$(BIN)/anodiff run --config demo --data $(DEMO)/demo-data --store $(DEMO)/store
 
-compose-test: $(INSTALLED)  ## the services of docker-compose.yml, started natively: one scheduled run through them
-	$(BIN)/python -m pytest tests/test_compose.py -m stack -n0
+services-test: $(INSTALLED)  ## what takes minutes: schedules, several workers, signals, the services of docker-compose.yml
+	$(BIN)/python -m pytest -m stack -n0
 
 check: $(INSTALLED)  ## what a commit must pass
 	$(BIN)/ruff check .

@@ -65,7 +65,7 @@ def deployments(env: dict[str, str]) -> dict[str, Any]:
     return {each["name"]: each for each in post(env, "deployments/filter")}
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 @pytest.mark.timeout(600)
 def test_the_schedule_starts_a_run_on_a_worker_elsewhere(
     env: dict[str, str], yaml_file: Path, tmp_path: Path

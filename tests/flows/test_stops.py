@@ -131,8 +131,8 @@ WORKERS = ("--set", "runner=processes", "--set", "workers=2")
     [
         ((), signal.SIGINT, True, 130),
         ((), signal.SIGTERM, False, 143),
-        (WORKERS, signal.SIGINT, True, 130),
-        (WORKERS, signal.SIGTERM, False, 143),
+        pytest.param(WORKERS, signal.SIGINT, True, 130, marks=pytest.mark.stack),
+        pytest.param(WORKERS, signal.SIGTERM, False, 143, marks=pytest.mark.stack),
     ],
     ids=["Ctrl-C", "SIGTERM", "Ctrl-C with workers", "SIGTERM with workers"],
 )

@@ -18,7 +18,7 @@ from tests.services import service, tail, wait_until
 __all__ = ["_prefect_server", "env"]  # fixtures: a server of its own, none in this process
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 @pytest.mark.timeout(900)
 def test_two_workers_share_the_stages_of_two_equal_runs(
     env: dict[str, str], yaml_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
