@@ -16,7 +16,7 @@ from flows.terminal import (
     OwnDevice,
     OwnStore,
     Verbose,
-    names,
+    load,
     out,
     refusing,
 )
@@ -58,17 +58,7 @@ def deploy(
 ) -> None:
     """Put the full run and the run of one category on a Prefect server, startable there and by schedule."""
     with refusing(verbose):
-        from tasks.config import load_config
-
-        loaded = load_config(
-            config,
-            set_ or [],
-            data=data,
-            categories=names(categories),
-            defects=names(defects),
-            store=store,
-            device=device,
-        )
+        loaded = load(config, data, categories, defects, set_, store, device)
         loaded = with_absolute_paths(loaded)
         schedule = schedule_of(cron, timezone)
         known = check_data(loaded)

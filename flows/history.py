@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from flows.deliver import DEFAULT_STORE
 from flows.terminal import (
@@ -19,9 +18,10 @@ from flows.terminal import (
     OwnStore,
     Store,
     Verbose,
-    names,
+    load,
     out,
     refusing,
+    wide,
 )
 
 if TYPE_CHECKING:
@@ -48,18 +48,9 @@ def plan(
     """Say what `anodiff run` with the same options would do: what is cached, what not and why, how long, how much disk."""
     with refusing(verbose):
         from flows.planning import plan_run
-        from tasks.config import load_config
         from tasks.estimate import forecast
 
-        loaded = load_config(
-            config,
-            set_ or [],
-            data=data,
-            categories=names(categories),
-            defects=names(defects),
-            store=store,
-            device=device,
-        )
+        loaded = load(config, data, categories, defects, set_, store, device)
         planned = plan_run(loaded)
         missing = {each.out.ref for each in planned if each.outcome.status == "planned"}
         costs = forecast(loaded, [each.out for each in planned], missing, since)
@@ -68,8 +59,7 @@ def plan(
         return
     from flows.tables import plan_lines, plan_table
 
-    wide = out if out.is_terminal else Console(width=160)
-    wide.print(plan_table(costs))
+    wide().print(plan_table(costs))
     for line in plan_lines(costs):
         out.print(line, highlight=False, soft_wrap=True, style="" if costs.fits else "yellow")
 
@@ -114,12 +104,11 @@ def runs(
         from tasks.runs import find_run, list_runs
         from tasks.store import open_store
 
-        wide = out if out.is_terminal else Console(width=160)
         if run is not None:
-            wide.print(stages_table(find_run(store, run)))
+            wide().print(stages_table(find_run(store, run)))
             return
         found = list_runs(open_store(store))
         if not found:
             out.print(f"{store}: no runs", highlight=False)
             raise typer.Exit(RUN_FAILED)
-        wide.print(runs_table(found, datetime.now().astimezone().tzinfo))
+        wide().print(runs_table(found, datetime.now().astimezone().tzinfo))

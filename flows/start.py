@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from flows.deliver import DEFAULT_STORE
 from flows.terminal import (
@@ -20,9 +19,10 @@ from flows.terminal import (
     OwnStore,
     Store,
     Verbose,
-    names,
+    load,
     out,
     refusing,
+    wide,
 )
 from tasks.log import err
 
@@ -53,22 +53,10 @@ def run(
 ) -> None:
     """Run all stages; finished ones are not done again, so the same command resumes a stopped run."""
     with refusing(verbose):
-        from tasks.config import load_config
-
         if (config is None) == (resume is None):
             raise typer.BadParameter("give --config, or --resume with the name of a stopped run")
         if config is not None:
-            start(
-                load_config(
-                    config,
-                    set_ or [],
-                    data=data,
-                    categories=names(categories),
-                    defects=names(defects),
-                    store=store,
-                    device=device,
-                )
-            )
+            start(load(config, data, categories, defects, set_, store, device))
             return
         if set_ or categories or defects or device:
             raise typer.BadParameter(
@@ -155,8 +143,7 @@ def print_summary(summary: "RunSummary") -> None:
     """Tables, then what was cached, then where the pictures are."""
     from flows.tables import incomplete_categories, stage_line, tables_of
 
-    # A log file has no width: there a table takes the room that it needs.
-    console = out if out.is_terminal else Console(width=160)
+    console = wide()
     for table in tables_of(summary):
         console.print(table)
     if summary.state != "completed" and len(summary.metrics):

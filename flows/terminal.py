@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
 from tasks.log import err, set_up_logging
+
+if TYPE_CHECKING:
+    from tasks.config import RunConfig
 
 RUN_FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -38,6 +41,34 @@ OwnDevice = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
     typer.Option(help="auto: CUDA where there is one, else the CPU."),
 ]
+
+
+def wide() -> Console:
+    """Where tables go: a log file has no width, there a table takes the room that it needs."""
+    return out if out.is_terminal else Console(width=160)
+
+
+def load(
+    config: str,
+    data: Path | None,
+    categories: str | None,
+    defects: str | None,
+    changes: list[str] | None,
+    store: Path | None,
+    device: str | None,
+) -> "RunConfig":
+    """The configuration that a command's options ask for. Raises: ConfigError."""
+    from tasks.config import load_config
+
+    return load_config(
+        config,
+        changes or [],
+        data=data,
+        categories=names(categories),
+        defects=names(defects),
+        store=store,
+        device=device,
+    )
 
 
 class Terminated(BaseException):

@@ -1,24 +1,19 @@
 """`anodiff artifacts`: what a store holds, whether it is whole, and what can go."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from flows.deliver import DEFAULT_STORE
-from flows.terminal import RUN_FAILED, Verbose, out, refusing
+from flows.terminal import RUN_FAILED, Store, Verbose, out, refusing, wide
 
 if TYPE_CHECKING:
     from tasks.upkeep import Entry
 
 artifacts_app = typer.Typer(no_args_is_help=True, help="The store: list, verify, clear out.")
 
-Store = Annotated[
-    Path, typer.Option(help="Folder of artifacts and runs, or a URL such as s3://bucket/folder.")
-]
 OfRun = Annotated[str | None, typer.Option(help="Only what this run refers to: its name, or latest.")]
 
 
@@ -36,7 +31,7 @@ def ls(
         from tasks.upkeep import list_artifacts
 
         entries = list_artifacts(open_store(store), stage=stage, category=category, run=run)
-    console = out if out.is_terminal else Console(width=160)
+    console = wide()
     if entries:
         console.print(artifacts_table(entries))
     total = sum(entry.bytes for entry in entries)

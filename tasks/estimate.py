@@ -1,7 +1,7 @@
 """What a plan will cost: each stage held against what the store's earlier runs took for the same.
 
 Times and bytes are those of the same stage with the same base or encoder, scaled by what it has more or less to do.
-Nothing is guessed: of what was never run here the cost is unknown.
+Nothing is guessed: of what was never run here, or only at another size, the cost is unknown.
 """
 
 import json
@@ -38,6 +38,7 @@ WORK = {
     "detect": ("train_steps", "batch_size", "size_px", "size_px"),
 }
 BYTES_BY = dict.fromkeys(("generate", "blend", "synthesize"), ("pairs",))
+SCALED_BY = 10  # at most; what took less or more than that tells nothing
 # A mini model's hour says nothing of Stable Diffusion's.
 SAME = ("base", "encoder", "backbone", "model")
 
@@ -77,7 +78,7 @@ class Plan:
 
     @property
     def unknown(self) -> list[str]:
-        """Stages that never ran here."""
+        """Stages like which none ran here."""
         return list(dict.fromkeys(each.out.stage for each in self.planned if each.cost is None))
 
     @property
@@ -175,15 +176,21 @@ class Records:
             of_kind.setdefault(str(told["device"]), []).append((ref, cost))
 
     def cost(self, out: Artifact, device: str | None) -> Cost | None:
-        """What a stage will take on a device: the median of what it took there, scaled; None if it never ran there."""
+        """What a stage will take on a device: the median of earlier ones, scaled; None if there was nothing like it."""
         by_device = self.known.get((out.stage, self._same(out.inputs)), {})
         if out.stage in HEAVY:
             records = by_device.get(device or "", [])
         else:
             records = [each for of_device in by_device.values() for each in of_device]
+        work, size = self._amount(out.stage, out.inputs, WORK), self._amount(out.stage, out.inputs, BYTES_BY)
+        # Loading a model takes as long for one step as for a thousand: a trial's seconds times 500 are hours too many.
+        records = [
+            (ref, cost)
+            for ref, cost in records
+            if 1 / SCALED_BY <= work / self._amount(out.stage, self.inputs[ref], WORK) <= SCALED_BY
+        ]
         if not records:
             return None
-        work, size = self._amount(out.stage, out.inputs, WORK), self._amount(out.stage, out.inputs, BYTES_BY)
         return Cost(
             median(
                 cost.seconds * work / self._amount(out.stage, self.inputs[ref], WORK) for ref, cost in records

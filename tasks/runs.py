@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.artifacts import Artifact, fault, read_manifest, verified
-from tasks.config import ModelName, RunConfig, explain
+from tasks.config import ModelName, RunConfig
+from tasks.config_faults import explain
 from tasks.errors import AnodiffError, ArtifactError, DataError
 from tasks.models import Pictures, Trained
 from tasks.prepare import SPLIT, data_digest, read_samples

@@ -109,10 +109,15 @@ def test_time_and_room_are_scaled_from_what_was_measured_and_else_unknown(config
     # The median of several; another device apart from the first, and on the device of this run's choice.
     ran(config, stages(config.store, steps=200), seconds=60)  # half as long a step
     ran(config, stages(config.store, steps=400), seconds=24_000, device=CPU)
-    costs, of = foretold(config, stages(config.store, steps=100_000))
+    costs, of = foretold(config, stages(config.store, steps=1000))
     assert of["finetune"].cost is not None
-    assert of["finetune"].cost.seconds == pytest.approx(45_000)
+    assert of["finetune"].cost.seconds == pytest.approx(450)
     assert list(costs.elsewhere) == [CPU]
+
+    # A trial tells nothing of a training a thousand times as long: its seconds went by on loading.
+    costs, of = foretold(config, stages(config.store, steps=100_000))
+    assert of["finetune"].cost is None
+    assert costs.unknown == ["finetune"]
 
     costs, of = foretold(config, stages(config.store, base="hub:another"))
     assert of["finetune"].cost is None
@@ -120,7 +125,10 @@ def test_time_and_room_are_scaled_from_what_was_measured_and_else_unknown(config
     assert of["curate"].cost is not None
     assert costs.unknown == ["finetune", "generate"]
 
-    costs, _ = foretold(config, stages(config.store, pairs=10**12))
+    manifest = stages(config.store)[2].path / MANIFEST
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(told | {"files": {"file": told["files"]["file"] | {"bytes": 10**16}}}))
+    costs, _ = foretold(config, stages(config.store, pairs=20))
     assert not costs.fits
 
 
