@@ -267,7 +267,11 @@ def plan_lines(costs: Plan) -> Iterator[str]:
         yield f"all {len(costs.stages)} stages are cached"
         return
     yield f"{len(costs.stages) - len(costs.planned)} of {len(costs.stages)} stages are cached"
-    besides = f", and what is unknown: {', '.join(costs.unknown)} (nothing like them ran here)" if costs.unknown else ""
+    besides = (
+        f", and what is unknown: {', '.join(costs.unknown)} (nothing like them ran here)"
+        if costs.unknown
+        else ""
+    )
     if any(each.cost for each in costs.planned):
         one = duration(costs.seconds)
         several = f"; with {costs.at_once} at once at least {duration(costs.seconds / costs.at_once)}"
