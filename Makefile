@@ -31,7 +31,7 @@ lint: $(INSTALLED)  ## mend what can be mended
 	$(BIN)/ruff format .
 
 lock: $(BIN)/uv  ## resolve the dependencies anew
-	$(BIN)/uv pip compile --universal --python-version 3.11 pyproject.toml --group dev --extra tracking \
+	$(BIN)/uv pip compile --universal --python-version 3.11 pyproject.toml --group dev --extra tracking --extra review \
 		--no-annotate --no-header -o requirements.lock
 
 mini: $(INSTALLED)  ## make the bundled base anew: 25 minutes on a GPU, hours on a CPU; goes on where it was stopped
