@@ -146,6 +146,21 @@ def learns_from_defects(model: DetectorName) -> bool:
     return model == "supersimplenet"
 
 
+# Options that not every detector reads, and those that do.
+READ_BY: dict[str, tuple[DetectorName, ...]] = {
+    "backbone": ("padim", "patchcore", "supersimplenet", "supersimplenet-unsupervised", "dinomaly"),
+    "layers": ("padim", "patchcore", "supersimplenet", "supersimplenet-unsupervised"),
+    "train_steps": ("supersimplenet", "supersimplenet-unsupervised", "efficientad", "draem", "dinomaly"),
+    "normal_share": ("supersimplenet", "supersimplenet-unsupervised"),
+    "real_share": ("supersimplenet",),
+    "n_features": ("padim",),
+    "coreset_share": ("patchcore",),
+    "num_neighbors": ("patchcore",),
+    "texture_folder": ("draem",),
+    "picture_folder": ("efficientad",),
+}
+
+
 class DetectConfig(BaseModel):
     """An anomalib detector: which one, on which backbone, and for how long."""
 
@@ -232,3 +247,8 @@ class DetectConfig(BaseModel):
                     "and backbone_weights (a local safetensors file of it, or hub)"
                 )
         return self
+
+    def as_read(self) -> "DetectConfig":
+        """What its model does not read at the defaults: two configs that train the same are the same."""
+        unread = [name for name, models in READ_BY.items() if self.model not in models]
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in unread})

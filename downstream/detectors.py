@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from downstream.backbone import BackboneSpec, weights_from
-from downstream.config import DetectConfig
+from downstream.config import READ_BY, DetectConfig
 from downstream.encoder import EncoderSpec, Weights
 from downstream.errors import DownstreamError, EncoderError
 
@@ -140,7 +140,7 @@ def frugal_coreset() -> Iterator[None]:
 
 def needs_backbone(config: DetectConfig) -> bool:
     """EfficientAD and DRAEM have networks of their own."""
-    return config.model not in ("efficientad", "draem")
+    return config.model in READ_BY["backbone"]
 
 
 def _normalization(spec: EncoderSpec) -> Any:

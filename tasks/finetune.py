@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.base import fingerprint
+from dual_anodiff.base import fingerprint, resolve_base
 from dual_anodiff.config import FinetuneConfig
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
@@ -19,7 +19,7 @@ from tasks.split import first_shots
 VERSION = 4
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
 # The normals' settings count by the artifact that they made.
-NOT_IN_KEY = {"base", "checkpoint_every_steps", "adapt_to_normals", "normals"}
+NOT_IN_KEY = {"base", "revision", "checkpoint_every_steps", "adapt_to_normals", "normals"}
 
 
 def plan_finetune(
@@ -48,6 +48,7 @@ def plan_finetune(
         seed=config.seed,
         **({} if objects is None else {"objects": objects}),
         **({} if max_shots is None else {"max_shots": max_shots}),
+        revision=revision_read(config.finetune),
         **config.finetune.model_dump(exclude=NOT_IN_KEY),
     )
 
@@ -55,6 +56,11 @@ def plan_finetune(
 def base_digest(config: FinetuneConfig) -> str:
     """What the base's weights are, wherever they lie. Raises: BaseModelError if a folder holds no pipeline."""
     return fingerprint(config.base)
+
+
+def revision_read(config: FinetuneConfig) -> str | None:
+    """The revision, where the base is a hub's: a folder has none."""
+    return None if Path(resolve_base(config.base)).is_dir() else config.revision
 
 
 @task(name="finetune", **STAGE)

@@ -190,6 +190,10 @@ def encoder_digest(config: RunConfig, model: ModelName) -> str:
                 config.detect.backbone,
                 config.detect.backbone_weights,
             )
+            if config.detect.model == "draem":
+                return "draem"  # networks of its own, that start at random
+            if config.detect.model == "efficientad":
+                encoder = "efficientad"  # so has this one; its teacher has weights
     found = encoder_of(encoder)
     if Path(found).is_dir():
         return folder_digest(Path(found))

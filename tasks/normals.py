@@ -9,7 +9,7 @@ from dual_anodiff.config import FinetuneConfig, adapts_to_normals
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
-from tasks.finetune import base_digest
+from tasks.finetune import base_digest, revision_read
 from tasks.prepare import read_samples
 from tasks.retries import halved
 from tasks.runtime import STAGE, StageResult, run_stage
@@ -31,7 +31,7 @@ def plan_adapt(config: RunConfig, prepared: Artifact) -> Artifact | None:
         label=prepared.label,  # crops are of one defect type
         samples=prepared,
         base=base_digest(config.finetune),
-        revision=config.finetune.revision,
+        revision=revision_read(config.finetune),
         seed=config.seed,
         normals=config.finetune.normals,
         **config.finetune.model_dump(include=READS),

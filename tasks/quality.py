@@ -8,6 +8,7 @@ import pandas as pd
 from prefect import task
 
 from dual_anodiff.base import IMAGE_ENCODER
+from dual_anodiff.config import QualityConfig
 from tasks.artifacts import Artifact, Staged, file_digest, folder_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import ConfigError, DataError
@@ -27,6 +28,7 @@ FIGURES, NEIGHBOURS, SHEET = "quality.parquet", "neighbours.parquet", "neighbour
 MAX_SIDE_PX = 256
 SHEET_ROWS, SHEET_PX = 8, 160
 WEIGHTS = ("inception_weights", "lpips_weights")
+LPIPS_NET = QualityConfig.model_fields["lpips_net"].default
 
 
 def plan_quality(config: RunConfig, prepared: Artifact, generated: Artifact, defect: str) -> Artifact:
@@ -48,7 +50,9 @@ def plan_quality(config: RunConfig, prepared: Artifact, generated: Artifact, def
         size_px=side_px(config),
         # Mirrored copies are copies where the generator saw the shots mirrored.
         **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),
-        **config.quality.model_dump(exclude=set(WEIGHTS)),
+        **config.quality.model_dump(exclude={*WEIGHTS, "lpips_net"}),
+        # Without weights no network is built.
+        lpips_net=config.quality.lpips_net if config.quality.lpips_weights else LPIPS_NET,
         **{name: None if path is None else file_digest(path) for name, path in given.items()},
     )
 

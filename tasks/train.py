@@ -37,11 +37,12 @@ def plan_model(config: RunConfig, model: ModelName, pictures: Pictures, name: st
             chosen = config.localize if model == "localize" else config.classify
             settings = chosen.model_dump(exclude={"encoder", "encoder_weights"}) | {"encoder": weights}
         case "detect":
-            settings = config.detect.model_dump(exclude={"backbone", "backbone_weights", *FOLDERS})
+            read = config.detect.as_read()
+            settings = read.model_dump(exclude={"backbone", "backbone_weights", *FOLDERS})
             settings |= {"backbone": weights}
             # Anomalib's DRAEM and EfficientAD train on these pictures, too.
             for option in FOLDERS:
-                folder = getattr(config.detect, option)
+                folder = getattr(read, option)
                 settings[option] = None if folder is None else folder_digest(folder)
     only_if: dict[str, Any] = {
         limit: count

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -84,6 +85,8 @@ READ_BY = {
     "detect": "detect",
     "detect.model": "detect report",  # most learn from normals alone, whatever the training set
     "detect.backbone_weights": NOTHING,
+    "detect.texture_folder": NOTHING,  # of other detectors
+    "detect.picture_folder": NOTHING,
     "report": "report",
 }  # fmt: skip
 
@@ -232,17 +235,28 @@ def test_a_changed_field_is_read_by_the_stages_of_the_table_and_what_follows_run
         "detect.texture_folder": {"detect.texture_folder": folder / "masks"},
         "detect.picture_folder": {"detect.picture_folder": folder / "masks"},
     }  # fmt: skip
+    # Fields that are read only where another one says so.
+    only_if: dict[str, tuple[str, Any]] = {
+        **{f"native.{name}": ("native.enabled", True) for name in type(config.native).model_fields if name != "enabled"},
+        "finetune.revision": ("finetune.base", "hub/base"),
+        "quality.lpips_net": ("quality.lpips_weights", folder / "weights"),
+        "detect.n_features": ("detect.model", "padim"),
+        "detect.coreset_share": ("detect.model", "patchcore"),
+        "detect.num_neighbors": ("detect.model", "patchcore"),
+    }  # fmt: skip
     everything = changed(config, "compare.models", ("localize", "classify", "detect"))
-    crops = changed(config, "native.enabled", True)
     assert everything is not None
-    assert crops is not None
-    plans = {id(each): planned(each) for each in (config, everything, crops)}
+    bases: dict[tuple[str, Any] | None, tuple[RunConfig, Keys]] = {None: (everything, planned(everything))}
+    for condition in only_if.values():
+        if condition not in bases:
+            base = changed(everything, *condition)
+            assert base is not None, condition
+            bases[condition] = base, planned(base)
     wrong, seen = [], set()
     for name, value, annotation in leaves(config):
-        section = name.split(".")[0]
-        base = crops if section == "native" and name != "native.enabled" else everything
-        if name in ("compare.models", "native.enabled"):
-            base = config
+        base, before = bases[only_if.get(name)]
+        if name == "compare.models":
+            base, before = config, planned(config)
         options = (
             [given[name]] if name in given else [{name: each} for each in other_values(value, annotation)]
         )
@@ -256,7 +270,9 @@ def test_a_changed_field_is_read_by_the_stages_of_the_table_and_what_follows_run
             continue
         seen.add(row)
         wanted = set(READ_BY[row].split())
-        reads, again = compare(plans[id(base)], planned(other))
+        if name in only_if and (unread := changed(everything, name, attrgetter(name)(other))) is not None:
+            assert planned(unread) == bases[None][1], f"{name}: read without {only_if[name]}"
+        reads, again = compare(before, planned(other))
         if reads != wanted:
             wrong.append(f"{name}: read by {sorted(reads)}, the table says {sorted(wanted)}")
         if not again <= following(reads) | reads:
