@@ -8,7 +8,7 @@ DEMO := .anodiff
 .PHONY: test unit demo services-test check lint lock clean mini evaluate
 
 test: $(INSTALLED)  ## run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 unit: $(INSTALLED)  ## the suite without whole runs (tests/flows): for every commit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --ignore tests/flows

@@ -128,6 +128,23 @@ def test_pairs_of_several_draws_are_judged_together(curated: Artifact, draws: li
     assert thresholds["refused"]["copy_of_pair"] == 1
 
 
+def test_a_rule_that_the_shots_cannot_settle_is_told(
+    config: RunConfig, prepared: Artifact, draws: list[Artifact], tmp_path: Path, said: list[str]
+) -> None:
+    few = config.model_copy(
+        update={
+            "store": tmp_path,
+            "curate": config.curate.model_copy(update={"rules": ("unseen", "off_object")}),
+        }
+    )
+    out = plan_curate(few, prepared, draws, "hole", max_shots=1)
+    curate.fn(out, prepared, draws, "hole", few, max_shots=1)
+    (line,) = [each for each in said if "out of force" in each]
+    # Of the object nothing is said: a texture has none.
+    assert "tile/hole: rules out of force: unseen (" in line
+    assert "off_object" not in line
+
+
 def test_read_anywhere_the_same_pictures(
     config: RunConfig, curated: Artifact, draws: list[Artifact], tmp_path: Path
 ) -> None:
