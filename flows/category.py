@@ -1,6 +1,6 @@
-"""One category: prepare → objects → adapt → finetune → generate → curate → quality, for each defect → localize,
-classify, detect, for each training set and seed → the same at the doses asked for → report. The base adapts to the
-normals once, where the run asks for it.
+"""One category: prepare → objects → adapt → finetune → generate → curate (→ review) → quality, for each defect →
+localize, classify, detect, for each training set and seed → the same at the doses asked for → report → page. The base
+adapts to the normals once, where the run asks for it.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from tasks.models import Pictures, Trained, defects_without_pairs, why_not
 from tasks.native import warn_of_small_defects
 from tasks.normals import adapt, plan_adapt
 from tasks.objects import objects, plan_objects, read_object_masks, without_texture
+from tasks.page import page, plan_page
 from tasks.prepare import defects_of, plan_prepare, prepare
 from tasks.report import plan_report, report
 from tasks.runner import stages_run_by
@@ -115,6 +116,8 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
         dosed=dosed,
     )
     stages.append(table.outcome)
+    if table.made:
+        stages.append(run(page, plan_page(config, table.out), config, reported=table.out).outcome)
     return CategoryOutcome(category, tuple(stages), table.out if table.made else None)
 
 

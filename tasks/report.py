@@ -19,8 +19,10 @@ from tasks.doses import dose_curves, short_of_pairs
 from tasks.errors import StoreUnreachableError
 from tasks.generate import read_pairs
 from tasks.models import ORACLE, Dosed, Trained, of_defects, reasons_text
+from tasks.page_run import pages_made, write_page
 from tasks.prepare import read_samples
 from tasks.quality import read_quality
+from tasks.runs import Run
 from tasks.runtime import STAGE, StageOutcome, StageResult, run_stage
 from tasks.sheets import SheetRow, draw_sheet
 from tasks.store import DESCRIPTION, push_runs
@@ -239,6 +241,9 @@ def write_run(
     # Last, so that a run.json stands for a whole folder.
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
     (folder / STARTED).unlink(missing_ok=True)
+    if reports:
+        found = Run(run, folder, state, config, tuple(stages))
+        write_page(found, pages_made(found))
     try:
         push_runs(config.store)
     except StoreUnreachableError as error:

@@ -62,6 +62,7 @@ STAGES = [
     "localize bolt/real/seed 0",
     "localize bolt/generated+real/seed 0",
     "report bolt",
+    "page bolt",
 ]
 
 
@@ -92,7 +93,9 @@ def test_a_run_from_start_to_end_and_what_makes_its_stages_run_again(config: Run
 
     # A changed field runs the stages that read it and those after them.
     changed = config.model_copy(update={"localize": config.localize.model_copy(update={"train_steps": 3})})
-    assert only(run(changed), "ran") == {name for name in STAGES if name.startswith(("localize", "report"))}
+    assert only(run(changed), "ran") == {
+        name for name in STAGES if name.startswith(("localize", "report", "page"))
+    }
 
     # Fields that change no artifact, another copy of the same data, a moved store: nothing runs again.
     shutil.copytree(config.data, config.store.parent / "copy")
@@ -173,7 +176,9 @@ def test_a_failing_defect_and_category_leave_the_others_alone(
         f"{stage} {category}" for stage in ("prepare", "objects") for category in ("bolt", "nut")
     }
     # With all pairs there, the models are other ones than those of the run that lacked some.
-    assert {"localize bolt/real/seed 0", "localize nut/real/seed 0", "report bolt"} <= only(summary, "ran")
+    assert {"localize bolt/real/seed 0", "localize nut/real/seed 0", "report bolt", "page bolt"} <= only(
+        summary, "ran"
+    )
 
 
 def remove_a_mask(data: Path) -> None:
@@ -316,8 +321,8 @@ def test_doses_make_curves_on_the_same_test_pictures_and_advice(config: RunConfi
     assert table.row_count == 3 * 2
     assert [column.header for column in table.columns][-2:] == ["1", "2"]
 
-    # Off, all keys are those of a run that never had doses; the report alone is another.
-    assert only(run(off), "ran") == {"report bolt"}
+    # Off, all keys are those of a run that never had doses; the report alone is another, and what it is shown by.
+    assert only(run(off), "ran") == {"report bolt", "page bolt"}
 
 
 def test_figures_of_the_naive_split_say_that_they_do_not_count(config: RunConfig) -> None:
@@ -425,4 +430,4 @@ def test_a_failed_adaptation_leaves_out_its_category_alone(config: RunConfig) ->
         for stage in ("finetune", "generate", "curate")
         for defect in ("dent", "stain")
     }
-    assert {"adapt nut", "finetune nut/dent", "report nut"} <= only(summary, "ran")
+    assert {"adapt nut", "finetune nut/dent", "report nut", "page nut"} <= only(summary, "ran")

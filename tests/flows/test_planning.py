@@ -25,7 +25,16 @@ def test_a_plan_trains_nothing_draws_nothing_and_starts_no_server(yaml_file: Pat
     told = json.loads(done.stdout)
     by_status = {each["stage"]: (each["status"], each["why"]) for each in told["stages"]}
     assert by_status.pop("prepare") == ("cached", None)  # made, for the rest depends on it
-    assert set(by_status) == {"objects", "finetune", "generate", "curate", "quality", "localize", "report"}
+    assert set(by_status) == {
+        "objects",
+        "finetune",
+        "generate",
+        "curate",
+        "quality",
+        "localize",
+        "report",
+        "page",
+    }
     assert set(by_status.values()) == {("planned", "no earlier run")}
     assert set(told["unknown"]) == set(by_status)
     assert {path.name for path in (tmp_path / "store" / "artifacts").iterdir()} == {"prepare"}

@@ -98,14 +98,16 @@ def test_a_finished_stage_is_made_again_with_all_that_is_made_from_it(config: Ru
     found = find_run(config.store, "latest")
     whole(found)
     assert ran(found) == {
-        name for name in STAGES if name.split()[0] in ("generate", "curate", "quality", "localize", "report")
+        name
+        for name in STAGES
+        if name.split()[0] in ("generate", "curate", "quality", "localize", "report", "page")
     }
     assert {each.artifact for each in found.stages} == {each.artifact for each in mended.stages}
     assert made_at(config, "nut") == nut
     assert made_at(config, "bolt").keys() == bolt.keys()
     again = {path for path, time in made_at(config, "bolt").items() if time != bolt[path]}
     assert {Path(path).relative_to(config.store).parts[1] for path in again} == {
-        "generate", "curate", "quality", "localize", "report",
+        "generate", "curate", "quality", "localize", "report", "page",
     }  # fmt: skip
     assert {path: path.read_bytes() for path in pictures} == pictures
     for each in found.stages:
@@ -113,14 +115,19 @@ def test_a_finished_stage_is_made_again_with_all_that_is_made_from_it(config: Ru
         assert fault(Artifact(config.store, each.stage, category, digest, each.label, {})) is None
 
     anodiff(config, "rerun", mended.name, "--category", "nut", "--from", "quality")
-    assert ran(find_run(config.store, "latest")) == {"quality nut/dent", "quality nut/stain", "report nut"}
+    assert ran(find_run(config.store, "latest")) == {
+        "quality nut/dent",
+        "quality nut/stain",
+        "report nut",
+        "page nut",
+    }
 
 
 def test_a_plan_after_a_run_says_what_is_cached_and_what_a_change_costs(
     config: RunConfig, mended: Run, yaml_file: Path
 ) -> None:
     words = ["plan", "--config", str(yaml_file), "--set", "categories=[bolt, nut]"]
-    assert "all 26 stages are cached" in anodiff(config, *words)
+    assert "all 28 stages are cached" in anodiff(config, *words)
     told = json.loads(anodiff(config, *words, "--set", "finetune.train_steps=4", "--json"))
     to_do = {
         f"{each['stage']} {each['label']}": each for each in told["stages"] if each["status"] == "planned"
@@ -132,6 +139,7 @@ def test_a_plan_after_a_run_says_what_is_cached_and_what_a_change_costs(
         "quality",
         "localize",
         "report",
+        "page",
     }
     assert to_do["finetune bolt/dent"]["why"] == "finetune.train_steps 2 → 4"
     assert to_do["finetune bolt/dent"]["seconds"] > 0
@@ -141,7 +149,7 @@ def test_a_plan_after_a_run_says_what_is_cached_and_what_a_change_costs(
     assert told["fits"]
     table = anodiff(config, *words, "--set", "generate.num_pairs=4")
     assert "generate.num_pairs 3 → 4" in table
-    assert "8 of 26 stages are cached" in table
+    assert "8 of 28 stages are cached" in table
 
 
 @pytest.mark.parametrize(
