@@ -341,6 +341,9 @@ class CurateConfig(_Frozen):
         le=100,
         description="Pairs drawn at most until generate.num_pairs are accepted, as a multiple of that.",
     )
+    use_review: bool = Field(
+        True, description="Pairs that people accepted, rejected or painted in `anodiff review` count as they decided."
+    )
 
     @model_validator(mode="after")
     def _no_repetition(self) -> "CurateConfig":

@@ -16,6 +16,7 @@ from tasks.native import blend, crop, plan_blend, plan_crop, works_natively
 from tasks.normals import adapt, plan_adapt
 from tasks.objects import without_background
 from tasks.quality import plan_quality, quality
+from tasks.review import decisions_on, plan_review, review
 from tasks.runtime import StageOutcome, Started, run
 from tasks.search import plan_search, search, tuned
 from tasks.train import TRAIN, plan_model
@@ -70,11 +71,12 @@ def draw_pairs(
 ) -> Drawn:
     """The pairs of each defect type, where all of its stages succeeded; figures of those that no dose limits.
 
-    finetune → search, if asked for → generate → curate → quality, or for small defects by way of crops: crop → adapt →
-    finetune → … → quality → blend.
+    finetune → search, if asked for → generate → curate → review, where people decided on pairs → quality, or for small
+    defects by way of crops: crop → adapt → finetune → … → quality → blend.
     """
     lines = [start_line(config, shared, defect, max_shots) for defect in defects]
     draw([line for line in lines if tune(line)])
+    take_review(lines)
     figures, blended = {}, {}
     for line in lines:
         if line.curated is None:
@@ -196,6 +198,22 @@ def draw_once(line: Line, first: int, count: int) -> None:
         wait_for=[generated],
     )
     line.stages += [generated, judged]
+
+
+def take_review(lines: Sequence[Line]) -> None:
+    """Curated pairs as people decided on them; nothing is drawn in place of what they rejected."""
+    started = []
+    for line in lines:
+        if line.curated is None or not (decided := decisions_on(line.config, line.curated, line.drawn)):
+            continue
+        out = plan_review(line.config, line.curated, decided)
+        stage = run(
+            review, out, line.config, curated=line.curated, decided=decided, wait_for=line.stages[-1:]
+        )
+        line.stages.append(stage)
+        started.append((line, stage))
+    for line, stage in started:
+        line.curated = stage.out if stage.made else None
 
 
 def measure(line: Line, curated: Artifact) -> Started:

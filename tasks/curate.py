@@ -1,5 +1,6 @@
 """Stage curate: which of one defect type's pairs are worth training on, and why the others are not."""
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 
     from dual_anodiff.pairs import PairSet
 
+log = logging.getLogger("anodiff")
+
 VERSION = 1
 PAIRS, THRESHOLDS = "pairs.parquet", "thresholds.parquet"
 MAX_NORMALS = 60  # as many as the detector remembers
+# How many are drawn shows in what is drawn; what people decide is a stage of its own.
+NOT_IN_KEY = {"max_draws", "use_review"}
 # What needs the anomaly part.
 NEEDS_PART: tuple[CurateRule, ...] = ("whole_object", "off_object", "unrelated")
 
@@ -61,7 +66,7 @@ def plan_curate(
         size_px=side_px(config),
         mask_threshold=config.generate.mask.threshold,
         **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),
-        **config.curate.model_dump(exclude={"max_draws"}),
+        **config.curate.model_dump(exclude=NOT_IN_KEY),
         **({} if max_shots is None else {"max_shots": max_shots}),
     )
 
@@ -92,6 +97,7 @@ def curate(
             objects=None if objects is None else objects.path,
             mask_threshold=mask_threshold(config, pairs),
         )
+        warn_of_idle_rules(out.label, pd.read_parquet(staged.out / THRESHOLDS))
 
     return run_stage(out, config, make, heavy=False)
 
@@ -165,6 +171,16 @@ def build_curate(
     table.drop(columns="label").assign(**relative).to_parquet(out / PAIRS, index=False)
     found.thresholds.to_parquet(out / THRESHOLDS, index=False)
     return table
+
+
+def warn_of_idle_rules(label: str, thresholds: pd.DataFrame) -> None:
+    """Say which rules shots and normals could not settle: what these would refuse passes. A texture has no object."""
+    idle = thresholds[~thresholds["in_force"] & ~thresholds["rule"].isin(["whole_object", "off_object"])]
+    if len(idle):
+        why = ", ".join(
+            f"{rule} ({reason})" for rule, reason in zip(idle["rule"], idle["why_not"], strict=True)
+        )
+        log.warning("%s: rules out of force: %s; look through the pairs with anodiff review", label, why)
 
 
 def drawn_pairs(drawn: Sequence[Artifact]) -> pd.DataFrame:

@@ -35,12 +35,15 @@ def plan_finetune(
     `max_shots`: of the split's shots, where a dose limits them. `objects`: masks of the objects in the shots, for an
     adapter with a background, else None. Raises: BaseModelError if the base is a folder without a pipeline.
     """
+    # Crops are of the shots that a dose leaves, and say so.
+    dose = "" if max_shots is None else f", {max_shots} shots"
+    label = prepared.label if prepared.stage == "crop" else f"{prepared.category}/{defect}{dose}"
     return plan(
         config.store,
         "finetune",
         VERSION,
         prepared.category,
-        label=f"{prepared.category}/{defect}" + ("" if max_shots is None else f", {max_shots} shots"),
+        label=label,
         defect=defect,
         samples=prepared,
         base=base_digest(config.finetune),

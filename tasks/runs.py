@@ -150,8 +150,10 @@ def pictures_of(run: Run, category: str) -> Pictures:
     artifacts_of(
         run, "generate", category
     )  # whose pictures the tables name: what is gone or damaged is said here
-    # Where more was drawn, the last of a label holds all that was. What was cut small is learnt from as it was put back.
-    made = artifacts_of(run, "curate", category) | artifacts_of(run, "blend", category)
+    # Where more was drawn, the last of a label holds all that was. What people decided on counts as they did; what was
+    # cut small is learnt from as it was put back.
+    made = artifacts_of(run, "curate", category) | artifacts_of(run, "review", category)
+    made |= artifacts_of(run, "blend", category)
     pasted = artifacts_of(run, "synthesize", category)
     # By the whole label: those of a dose-response curve have other ones.
     defects = defect_types(read_samples(prepared, run.config.data))

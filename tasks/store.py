@@ -2,6 +2,7 @@
 
     URL/artifacts/STAGE/CATEGORY/DIGEST/    laid out as in a local store; manifest.json comes last and goes first
     URL/runs/NAME/                          likewise run.json
+    URL/reviews/CATEGORY/DIGEST/            what people decided about drawn pairs (tasks.decisions)
     URL/locks/STAGE/CATEGORY/DIGEST/N       who makes it now; the highest N counts
 
 All work is done in the local folder: a stage sees plain files, and a hit that lies there needs no look across the

@@ -1,7 +1,8 @@
 """Upkeep of a store: what is in it, whether that is whole, and what no run needs any more.
 
 A store elsewhere (tasks.store) is judged by what lies there; this machine's copies of it can go whenever they are not
-in use. run.json files are read as plain JSON: one of an older version, too, keeps what it refers to.
+in use. run.json files are read as plain JSON: one of an older version, too, keeps what it refers to. STORE/reviews is
+no garbage, whatever becomes of the pairs: nothing here looks there.
 """
 
 import json

@@ -29,12 +29,14 @@ AFTER = {
     "finetune": {"search", "generate"},
     "search": set(),  # it shows in generate once it has found something
     "generate": {"curate"},
-    "curate": {"quality", "blend", "report"} | MODELS,
+    "curate": {"review", "quality", "blend", "report"} | MODELS,
+    "review": {"quality", "blend", "report"} | MODELS,
     "quality": {"report"},
     "blend": {"report"} | MODELS,
     "synthesize": MODELS,
     **{model: {"report"} for model in MODELS},
-    "report": set(),
+    "report": {"page"},
+    "page": set(),
 }  # fmt: skip
 NOTHING = ""
 # Field or section → the stages that read it; the longest name counts.
@@ -76,6 +78,7 @@ READ_BY = {
     "quality.max_normals": "search quality",
     "curate": "curate",
     "curate.max_draws": NOTHING,  # it shows in generate once pairs were refused
+    "curate.use_review": NOTHING,  # it shows in review once people decided
     "compare": "report",  # more or fewer are trained, those there are stay as they are
     "compare.oracle": "localize classify",
     "localize": "localize",
@@ -88,6 +91,7 @@ READ_BY = {
     "detect.texture_folder": NOTHING,  # of other detectors
     "detect.picture_folder": NOTHING,
     "report": "report",
+    "track": NOTHING,
 }  # fmt: skip
 
 
@@ -289,6 +293,19 @@ def following(stages: set[str]) -> set[str]:
         found |= new
         waiting += new
     return found
+
+
+def test_pairs_of_a_dose_are_never_taken_for_the_run_s_own(config: RunConfig) -> None:
+    """By way of crops, too: what a run hands over is found by its label."""
+    for crops in (False, True):
+        dosed = changed(config, "compare.doses.shots", (1,), **({"native.enabled": True} if crops else {}))
+        assert dosed is not None
+        made = planned(dosed)
+        own = planned(dosed.model_copy(update={"compare": config.compare}))
+        for stage in ("finetune", "curate", "blend") if crops else ("finetune", "curate"):
+            labels = [name for kind, name, _ in made if kind == stage]
+            assert len(set(labels)) == len(labels) == 4, labels
+            assert {key for key in own if key[0] == stage} < {key for key in made if key[0] == stage}
 
 
 def test_what_is_written_otherwise_but_means_the_same_is_the_same(folder: Path, config: RunConfig) -> None:
