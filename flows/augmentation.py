@@ -1,5 +1,6 @@
 """The full run: bad data refused first, then one category after the other, then the run's folder and tables."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.category import CategoryOutcome, run_category
+from tasks.artifacts import Artifact
 from tasks.config import RunConfig
 from tasks.device import resolve_device
 from tasks.finetune import base_digest
@@ -16,6 +18,7 @@ from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
 from tasks.report import RunSummary, write_run
 from tasks.runtime import StageOutcome, error_text, run
 from tasks.store import check_store
+from tasks.tracking import track_run
 from tasks.under_way import begin_run
 
 
@@ -47,7 +50,7 @@ def augment(config: RunConfig) -> State[RunSummary]:
             results.append(outcome_of(category, run_category(config, category, return_state=True)))
     reports = {each.category: each.report for each in results if each.report is not None}
     stages = [*checked, *(stage for each in results for stage in each.stages)]
-    return finished(write_run(config, stages, reports, started=started, run=name))
+    return concluded(config, stages, reports, started, name)
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -67,6 +70,19 @@ def outcome_of(category: str, state: State[Any]) -> CategoryOutcome:
     error = found if isinstance(found, BaseException) else RuntimeError(state.message or "no reason given")
     broken = StageOutcome("category", category, None, "failed", error=error_text(error))
     return CategoryOutcome(category, (broken,))
+
+
+def concluded(
+    config: RunConfig,
+    stages: Sequence[StageOutcome],
+    reports: Mapping[str, Artifact],
+    started: datetime,
+    name: str,
+) -> State[RunSummary]:
+    """Write the run down, have it tracked, and end the flow with it."""
+    summary = write_run(config, stages, reports, started=started, run=name)
+    track_run(config, summary.folder)
+    return finished(summary)
 
 
 def finished(summary: RunSummary) -> State[RunSummary]:

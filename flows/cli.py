@@ -4,33 +4,87 @@ Imports of pandas, Prefect and torch wait until a command needs them: `--help` a
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from flows.compare import compare
 from flows.deliver import export, handover
 from flows.deploy import deploy
+from flows.doctor import doctor
 from flows.history import plan, runs
+from flows.report import report
+from flows.review import review
 from flows.start import rerun, run
-from flows.terminal import BAD_INPUT, Verbose, names, out, refusing
+from flows.terminal import (
+    BAD_INPUT,
+    PAIRS,
+    RUNS,
+    START,
+    UPKEEP,
+    InOrder,
+    Json,
+    Quiet,
+    Verbose,
+    names,
+    out,
+    print_json,
+    refusing,
+)
+from flows.track import track_app
 from flows.upkeep import artifacts_app
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Few-shot anomaly augmentation.")
+QUICK_START = """
+Quick start, no GPU needed; then with Stable Diffusion on your own pictures:
+
+anodiff data demo my-data
+
+anodiff run --config demo --data my-data
+
+anodiff run --config mvtec --data PATH
+"""
+
+app = typer.Typer(
+    cls=InOrder,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Draw more of the defects that you have a handful of, train inspection models on them, and see if it helped.",
+    epilog=QUICK_START,
+)
 data_app = typer.Typer(no_args_is_help=True, help="The pictures: check a folder, draw a demo set.")
 adapter_app = typer.Typer(no_args_is_help=True, help="Fine-tuned generators.")
-app.add_typer(data_app, name="data")
-app.add_typer(adapter_app, name="adapter")
-app.add_typer(artifacts_app, name="artifacts")
-for command in (run, plan, runs, rerun):
-    app.command()(command)
 
+
+def example(*lines: str) -> str:
+    """Below a command's help."""
+    return "Example:\n\n" + "\n\n".join(lines)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"anodiff {version('dualanodiff')}, Python {sys.version.split()[0]}")
+        raise typer.Exit
+
+
+DataPath = Annotated[Path, typer.Argument(help="A category in MVTec AD layout, or a folder of several.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is one, else the CPU.")
 ]
 
 
-@app.command()
+@app.callback()
+def _anodiff(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 def generate(
     adapter: Annotated[Path, typer.Argument(help="Folder of a fine-tuned adapter.")],
     folder: Annotated[
@@ -72,23 +126,26 @@ def generate(
     out.print(f"{num_pairs} pairs in {folder}", highlight=False)
 
 
-@data_app.command("check")
-def data_check(path: Path, verbose: Verbose = False) -> None:
+def data_check(path: DataPath, quiet: Quiet = False, as_json: Json = False, verbose: Verbose = False) -> None:
     """List every fault of a data folder, with the file's name and what to do."""
-    with refusing(verbose):
-        from tasks.prepare import check_data
+    with refusing(verbose, quiet=quiet, as_json=as_json):
+        from tasks.data_check import check_dataset, faults_text, has_errors
 
-        lines, refused = check_data(path)
-    if lines:
-        out.print(lines, highlight=False, markup=False, soft_wrap=True)
-    if refused:
+        faults = check_dataset(path)
+    if as_json:
+        from flows.documents import faults_document
+
+        print_json(faults_document(str(path), faults))
+    elif faults:
+        out.print(faults_text(faults, path), highlight=False, markup=False, soft_wrap=True)
+    if has_errors(faults):
         raise typer.Exit(BAD_INPUT)
-    out.print(f"{path}: nothing that a run would refuse", highlight=False)
+    if not as_json:
+        out.print(f"{path}: nothing that a run would refuse", highlight=False)
 
 
-@data_app.command("demo")
 def data_demo(
-    path: Path,
+    path: Annotated[Path, typer.Argument(help="New folder.")],
     categories: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawings.")] = 0,
     verbose: Verbose = False,
@@ -101,7 +158,6 @@ def data_demo(
     out.print(f"demo data in {path}", highlight=False)
 
 
-@adapter_app.command("export")
 def adapter_export(
     adapter: Annotated[Path, typer.Argument(help="Folder of a fine-tuned adapter.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the LoRA file.")],
@@ -113,11 +169,6 @@ def adapter_export(
 
         export_adapter(adapter, folder)
     out.print(f"LoRA in {folder}", highlight=False)
-
-
-app.command()(export)
-app.command()(handover)
-app.command()(deploy)
 
 
 def _wish(where: str | None, size: str | None) -> list[str]:
@@ -147,6 +198,63 @@ def _wish(where: str | None, size: str | None) -> list[str]:
             raise ConfigError(f"--size: {size!r} is no MIN-MAX such as 0.05-0.2, nor 'shots'") from None
         changes.append(f"generate.where.size=[{low}, {high}]")
     return changes
+
+
+app.command(
+    rich_help_panel=START,
+    epilog=example(
+        "anodiff doctor", "anodiff doctor --config mvtec --data PATH --set finetune.base=/models/sd-v1-5"
+    ),
+)(doctor)
+app.add_typer(data_app, name="data", rich_help_panel=START)
+data_app.command("check", epilog=example("anodiff data check PATH"))(data_check)
+data_app.command("demo", epilog=example("anodiff data demo my-data --categories tile"))(data_demo)
+app.command(
+    rich_help_panel=START, epilog=example("anodiff plan --config mvtec --data PATH --categories bottle,cable")
+)(plan)
+app.command(
+    rich_help_panel=START,
+    epilog=example(
+        "anodiff run --config mvtec --data PATH --categories bottle,cable --set finetune.train_steps=3000",
+        "anodiff run --resume latest",
+    ),
+)(run)
+app.command(rich_help_panel=RUNS, epilog=example("anodiff runs", "anodiff runs latest"))(runs)
+app.command(rich_help_panel=RUNS, epilog=example("anodiff report latest --open"))(report)
+app.command(
+    rich_help_panel=RUNS,
+    epilog=example("anodiff compare", "anodiff compare RUN_A RUN_B --html comparison.html"),
+)(compare)
+app.add_typer(track_app, name="track", rich_help_panel=RUNS)
+app.command(
+    rich_help_panel=RUNS,
+    epilog=example("anodiff rerun latest --failed", "anodiff rerun latest --category cable --from generate"),
+)(rerun)
+app.command(
+    rich_help_panel=PAIRS,
+    epilog=example(
+        "anodiff generate .anodiff/store/artifacts/finetune/bottle/DIGEST pairs --num-pairs 16 --where 0.4,0.4,0.7,0.6"
+    ),
+)(generate)
+app.command(
+    rich_help_panel=PAIRS,
+    epilog=example("anodiff review latest", "anodiff review latest --category cable --port 7870"),
+)(review)
+app.command(
+    rich_help_panel=PAIRS,
+    epilog=example("anodiff handover latest pairs --training-set generated --format coco"),
+)(handover)
+app.command(
+    rich_help_panel=PAIRS, epilog=example("anodiff export latest models --training-set generated+real")
+)(export)
+app.add_typer(adapter_app, name="adapter", rich_help_panel=PAIRS)
+adapter_app.command(
+    "export", epilog=example("anodiff adapter export .anodiff/store/artifacts/finetune/bottle/DIGEST lora")
+)(adapter_export)
+app.add_typer(artifacts_app, name="artifacts", rich_help_panel=UPKEEP)
+app.command(
+    rich_help_panel=UPKEEP, epilog=example('anodiff deploy --config mvtec --data PATH --cron "0 2 * * 6"')
+)(deploy)
 
 
 def main() -> None:

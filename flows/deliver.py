@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from flows.complete import DEFAULT_STORE as DEFAULT_STORE
+from flows.complete import run_names
 from flows.terminal import Verbose, out, refusing
 
 if TYPE_CHECKING:
     from tasks.deliver import Exported, HandedOver
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, its folder, or latest.")]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run's name, its folder, or latest.", autocompletion=run_names),
+]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")]
 Category = Annotated[str | None, typer.Option(help="Only this category.")]
 TrainingSet = Annotated[
@@ -18,7 +23,6 @@ TrainingSet = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option(help="Where the run's pictures lie now, if they moved.")]
 Store = Annotated[Path, typer.Option(help="Folder of artifacts and runs.")]
-DEFAULT_STORE = Path(".anodiff/store")
 
 
 def export(

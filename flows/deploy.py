@@ -56,7 +56,7 @@ def deploy(
     work_pool: Annotated[str, typer.Option(help="Where workers look for runs; made if missing.")] = "anodiff",
     verbose: Verbose = False,
 ) -> None:
-    """Put the full run and the run of one category on a Prefect server, startable there and by schedule."""
+    """Put the full run, that of one category and a comparison on a Prefect server, startable there and by schedule."""
     with refusing(verbose):
         loaded = load(config, data, categories, defects, set_, store, device)
         loaded = with_absolute_paths(loaded)
@@ -66,6 +66,7 @@ def deploy(
 
         from flows.augmentation import augment
         from flows.category import run_category
+        from flows.comparison import compare
         from tasks.device import create_device_limit
 
         create_work_pool(work_pool)
@@ -75,6 +76,7 @@ def deploy(
         made = [
             put(augment, "full", values, tags, work_pool, schedule=schedule),
             put(run_category, "one", values, tags, work_pool),
+            put(compare, "runs", {"store": values["config"]["store"], "runs": []}, tags, work_pool),
         ]
     say(made, url, work_pool, known)
 
@@ -216,6 +218,7 @@ def say(made: list[Deployed], url: str, work_pool: str, categories: list[str]) -
         f"  PREFECT_API_URL={url} prefect worker start --pool {work_pool} --type process",
         "a run now:",
         "  prefect deployment run augmentation/full",
+        "  prefect deployment run comparison/runs",
         f"  prefect deployment run category/one --param category={categories[0] if categories else 'NAME'}",
     ]
     out.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

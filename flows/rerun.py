@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from prefect import State, flow, tags
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.augmentation import check_inputs, finished, outcome_of
+from flows.augmentation import check_inputs, concluded, finished, outcome_of
 from flows.category import run_category
 from tasks.artifacts import Artifact, verified
 from tasks.config import RunConfig
@@ -81,7 +81,7 @@ def rerun(config: RunConfig, asked: Rerun) -> State[RunSummary]:
     order = list(dict.fromkeys(each.label.split("/")[0] for each in before.stages))
     stages.sort(key=lambda each: order.index(each.label.split("/")[0]))
     reports = {category: reports[category] for category in order if category in reports}
-    return finished(write_run(config, stages, reports, started=started, run=name))
+    return concluded(config, stages, reports, started, name)
 
 
 def taken_over(before: Run, but: Sequence[str]) -> tuple[list[StageOutcome], dict[str, Artifact]]:

@@ -6,31 +6,41 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from flows.deliver import DEFAULT_STORE
-from flows.terminal import RUN_FAILED, Store, Verbose, out, refusing, wide
+from flows.complete import DEFAULT_STORE, run_names
+from flows.terminal import RUN_FAILED, Json, Quiet, Store, Verbose, out, print_json, refusing, wide
 
 if TYPE_CHECKING:
     from tasks.upkeep import Entry
 
 artifacts_app = typer.Typer(no_args_is_help=True, help="The store: list, verify, clear out.")
 
-OfRun = Annotated[str | None, typer.Option(help="Only what this run refers to: its name, or latest.")]
+OfRun = Annotated[
+    str | None,
+    typer.Option(help="Only what this run refers to: its name, or latest.", autocompletion=run_names),
+]
 
 
-@artifacts_app.command("ls")
+@artifacts_app.command("ls", epilog="Example:\n\nanodiff artifacts ls --stage finetune")
 def ls(
     stage: Annotated[str | None, typer.Option(help="Only of this stage.")] = None,
     category: Annotated[str | None, typer.Option(help="Only of this category.")] = None,
     run: OfRun = None,
     store: Store = DEFAULT_STORE,
+    quiet: Quiet = False,
+    as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """List the artifacts of a store: what each is, its size, when it was made and by how many runs it is used."""
-    with refusing(verbose):
+    with refusing(verbose, quiet=quiet, as_json=as_json):
         from tasks.store import open_store
         from tasks.upkeep import list_artifacts
 
         entries = list_artifacts(open_store(store), stage=stage, category=category, run=run)
+    if as_json:
+        from flows.documents import artifacts_document
+
+        print_json(artifacts_document(entries))
+        return
     console = wide()
     if entries:
         console.print(artifacts_table(entries))
@@ -38,22 +48,31 @@ def ls(
     console.print(f"{len(entries)} artifacts, {decimal(total)}", highlight=False)
 
 
-@artifacts_app.command("verify")
-def verify(run: OfRun = None, store: Store = DEFAULT_STORE, verbose: Verbose = False) -> None:
+@artifacts_app.command("verify", epilog="Example:\n\nanodiff artifacts verify --run latest")
+def verify(
+    run: OfRun = None,
+    store: Store = DEFAULT_STORE,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Hash every file again and name each artifact that is damaged, or missing from the run asked for; exits with 1."""
-    with refusing(verbose):
+    with refusing(verbose, quiet=quiet, as_json=as_json):
         from tasks.store import open_store
         from tasks.upkeep import damage
 
         checked, lines = damage(open_store(store), run)
-    for line in lines:
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
-    out.print(f"{checked} artifacts, {len(lines) or 'none'} damaged or missing", highlight=False)
+    if as_json:
+        print_json({"checked": checked, "damaged": lines})
+    else:
+        for line in lines:
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(f"{checked} artifacts, {len(lines) or 'none'} damaged or missing", highlight=False)
     if lines:
         raise typer.Exit(RUN_FAILED)
 
 
-@artifacts_app.command("gc")
+@artifacts_app.command("gc", epilog="Example:\n\nanodiff artifacts gc --keep-runs 5 --delete")
 def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Delete it; else it is only told.")] = False,
     older_than: Annotated[
@@ -68,29 +87,37 @@ def gc(
         int | None, typer.Option(min=0, help="Only the newest so many runs count; none given: all.")
     ] = None,
     store: Store = DEFAULT_STORE,
+    quiet: Quiet = False,
+    as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Tell what no run needs any more, and delete it with --delete; runs' own folders and tables stay."""
-    with refusing(verbose):
+    with refusing(verbose, quiet=quiet, as_json=as_json):
         from tasks.store import open_store
         from tasks.upkeep import find_garbage, sweep
 
         folder = open_store(store)
         garbage = find_garbage(folder, older_than_days=older_than, keep_runs=keep_runs)
-        for what, found in (
-            ("needed by no run", garbage.artifacts),
-            ("left by stages that were stopped", garbage.leftovers),
-            ("copies on this machine, unused", garbage.copies),
-        ):
-            for name, size in found.items():
-                out.print(f"{decimal(size):>9}  {name}", highlight=False, markup=False, soft_wrap=True)
-            if found:
-                out.print(f"{decimal(sum(found.values())):>9}  {what}: {len(found)}", highlight=False)
-        if delete:
-            out.print(f"{decimal(sweep(folder, garbage))} deleted", highlight=False)
-        else:
-            hint = "; --delete does it" if garbage.bytes else ""
-            out.print(f"{decimal(garbage.bytes)} would be deleted{hint}", highlight=False)
+        deleted = sweep(folder, garbage) if delete else None
+    if as_json:
+        from flows.documents import garbage_document
+
+        print_json(garbage_document(garbage, deleted))
+        return
+    for what, found in (
+        ("needed by no run", garbage.artifacts),
+        ("left by stages that were stopped", garbage.leftovers),
+        ("copies on this machine, unused", garbage.copies),
+    ):
+        for name, size in found.items():
+            out.print(f"{decimal(size):>9}  {name}", highlight=False, markup=False, soft_wrap=True)
+        if found:
+            out.print(f"{decimal(sum(found.values())):>9}  {what}: {len(found)}", highlight=False)
+    if deleted is not None:
+        out.print(f"{decimal(deleted)} deleted", highlight=False)
+    else:
+        hint = "; --delete does it" if garbage.bytes else ""
+        out.print(f"{decimal(garbage.bytes)} would be deleted{hint}", highlight=False)
 
 
 def artifacts_table(entries: list["Entry"]) -> Table:

@@ -32,6 +32,7 @@ from tasks.config_faults import explain
 from tasks.errors import ArtifactError, ConfigError
 from tasks.split import SplitConfig
 from tasks.store import open_store, place_of
+from tasks.tracking import TrackConfig
 
 PRESETS = Path(__file__).parent.parent / "configs"
 
@@ -210,6 +211,7 @@ class RunConfig(BaseModel):
     report: ReportConfig = Field(
         default_factory=ReportConfig, description="Intervals, and the picture sheets."
     )
+    track: TrackConfig = Field(default_factory=TrackConfig, description="Finished runs in MLflow.")
 
     @model_validator(mode="after")
     def _runner_is_one(self) -> "RunConfig":

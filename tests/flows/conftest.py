@@ -87,6 +87,7 @@ detect:
   batch_size: 2
 curate: {{rules: [empty]}}  # a random base draws masks of the whole picture
 report: {{bootstrap_samples: 100, sheet_rows: 2, sheet_size_px: 32}}
+track: {{enabled: false}}  # a process of its own for each run; tests of tracking switch it on
 """)
     return path
 

@@ -83,6 +83,10 @@ def test_the_schedule_starts_a_run_on_a_worker_elsewhere(
     assert "augmentation/full  at 0 2 * * 6 (Europe/Berlin)" in said
     assert "prefect worker start --pool night --type process" in said
     the_form_is_the_config(env)
+    runs = deployments(env)["runs"]
+    assert runs["entrypoint"] == "flows.comparison.compare"
+    assert runs["parameters"] == {"store": str(here / ".anodiff" / "store"), "runs": []}
+    assert runs["parameter_openapi_schema"]["properties"]["runs"]["items"] == {"type": "string"}
 
     changes = ["objects.kind=texture", "compare.training_sets=[real]"]
     small = ["--config", str(yaml_file), "--store", "store", "--defects", "dent"]
@@ -117,6 +121,12 @@ def test_the_schedule_starts_a_run_on_a_worker_elsewhere(
         assert made.state == "completed"
         assert {stage.stage for stage in made.stages} >= {"prepare", "finetune", "generate", "localize"}
         assert (made.folder / "metrics.parquet").is_file()
+
+        command = [*PREFECT, "deployment", "run", "comparison/runs", "--watch"]
+        alone = subprocess.run(
+            command, env=env, cwd=elsewhere, capture_output=True, text=True, timeout=RUN_TIMEOUT_S
+        )
+        assert alone.returncode != 0, "one run ended, two are compared"
 
         command = [*PREFECT, "deployment", "run", "category/one", "--param", "category=bolt", "--watch"]
         with subprocess.Popen(command, env=env, cwd=elsewhere) as watching:

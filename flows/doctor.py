@@ -1,0 +1,81 @@
+"""`anodiff doctor`: whether this machine has what a run needs, and what to do where it has not."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from flows.complete import presets
+from flows.terminal import (
+    RUN_FAILED,
+    Changes,
+    Data,
+    Json,
+    OwnDevice,
+    OwnStore,
+    Quiet,
+    Verbose,
+    load,
+    out,
+    print_json,
+    refusing,
+    wide,
+)
+
+if TYPE_CHECKING:
+    from tasks.finding import Finding
+
+STYLES = {"ok": "green", "warning": "yellow", "fault": "red"}
+
+
+def doctor(
+    config: Annotated[
+        str,
+        typer.Option(
+            help="Look for what this preset or YAML file needs, such as its base model.",
+            autocompletion=presets,
+        ),
+    ] = "cpu",
+    data: Data = None,
+    set_: Changes = None,
+    store: OwnStore = None,
+    device: OwnDevice = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """See whether a run could start here: device, memory, disk, servers, weights, versions. Exits with 1 if not."""
+    with refusing(verbose, quiet=quiet, as_json=as_json):
+        from tasks.doctor import examine
+
+        loaded = load(config, data or Path(), None, None, set_, store, device)
+        findings = examine(loaded, has_data=data is not None)
+    faults = sum(each.state == "fault" for each in findings)
+    if as_json:
+        rows = [{"what": f.what, "state": f.state, "found": f.found, "fix": f.fix or None} for f in findings]
+        print_json({"findings": rows, "can_run": not faults})
+    else:
+        wide().print(findings_table([each for each in findings if not quiet or each.state != "ok"]))
+        out.print(
+            f"{faults} fault(s): a run cannot start or end like this" if faults else "a run can start",
+            style="red" if faults else "green",
+            highlight=False,
+        )
+    if faults:
+        raise typer.Exit(RUN_FAILED)
+
+
+def findings_table(findings: list["Finding"]) -> Table:
+    """A row a finding, what to do about it below."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for each in findings:
+        style = STYLES[each.state]
+        table.add_row(
+            f"[{style}]{each.state}[/]",
+            each.what,
+            f"{each.found}\n  → {each.fix}" if each.fix else each.found,
+        )
+    return table
