@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := .anodiff
 
-.PHONY: test unit demo services-test check lint lock clean mini evaluate
+.PHONY: test unit demo services-test docs check lint lock clean mini evaluate
 
 test: $(INSTALLED)  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
@@ -19,6 +19,9 @@ demo: $(INSTALLED)  ## the whole chain on drawn parts; a second time everything 
 
 services-test: $(INSTALLED)  ## what takes minutes: schedules, several workers, signals, the services of docker-compose.yml
 	$(BIN)/python -m pytest -m stack -n0
+
+docs: $(INSTALLED)  ## the manual as a site, in .anodiff/site
+	$(BIN)/mkdocs build --strict
 
 check: $(INSTALLED)  ## what a commit must pass
 	$(BIN)/ruff check .
