@@ -82,6 +82,7 @@ def test_what_failed_is_made_up_for_and_the_table_is_whole(
         # With both defect types they learn from other pairs.
         *(f"localize nut/{name}/seed 0" for name in ("real", "generated+real")),
         "report nut",
+        "page nut",
     }
     assert "nothing failed" in anodiff(config, "rerun", mended.name, "--failed")
     told = anodiff(config, "runs")
