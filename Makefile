@@ -21,7 +21,7 @@ services-test: $(INSTALLED)  ## what takes minutes: schedules, several workers, 
 	$(BIN)/python -m pytest -m stack -n0
 
 docs: $(INSTALLED)  ## the manual as a site, in .anodiff/site
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: $(INSTALLED)  ## what a commit must pass
 	$(BIN)/ruff check .

@@ -342,7 +342,8 @@ class CurateConfig(_Frozen):
         description="Pairs drawn at most until generate.num_pairs are accepted, as a multiple of that.",
     )
     use_review: bool = Field(
-        True, description="Pairs that people accepted, rejected or painted in `anodiff review` count as they decided."
+        True,
+        description="Pairs that people accepted, rejected or painted in `anodiff review` count as they decided.",
     )
 
     @model_validator(mode="after")

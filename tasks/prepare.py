@@ -108,12 +108,6 @@ def check_defects(categories: Sequence[Artifact], config: RunConfig) -> None:
         )
 
 
-def check_data(data: Path) -> tuple[str, bool]:
-    """Every fault of a data folder as lines, and whether a run would refuse it."""
-    faults = check_dataset(data)
-    return faults_text(faults, data), has_errors(faults)
-
-
 def draw_demo_data(root: Path, categories: Sequence[str] | None, seed: int) -> None:
     """Draw the procedural data set in MVTec AD layout."""
     from dual_anodiff.demo_data import write_demo_data

@@ -21,8 +21,8 @@ from prefect.utilities.engine import emit_task_run_state_change_event
 from tasks.config import RunConfig
 from tasks.device import cores, give_back
 from tasks.errors import AnodiffError
+from tasks.log import IN_WORKER
 
-IN_WORKER = "ANODIFF_WORKER"  # set in the environment of processes that share a terminal with others
 END_S = 10.0  # for a stage to be left and its end to be told
 
 current: ContextVar[TaskRunner[Any] | None] = ContextVar("current", default=None)

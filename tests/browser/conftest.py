@@ -8,7 +8,8 @@ from playwright.sync_api import Browser
 from tests.browser.chromium import chromium
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while Playwright runs, its event loop makes Prefect's calls in other tests coroutines.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium; a page of it per test: `browser.new_page()`."""
     with chromium() as started:
