@@ -50,6 +50,12 @@ def test_decisions_made_in_the_browser_reach_the_next_runs_training_set(config: 
         page = browser.new_page(viewport={"width": 1366, "height": 650})
         errors: list[str] = []
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        # What the run itself wrote at its end, seen before its pairs are judged.
+        page.goto((first.folder / "report.html").as_uri())
+        assert page.locator("h1").inner_text() == "Did generated defects help?"
+        widths = page.eval_on_selector_all("img", "all => all.map(each => each.naturalWidth)")
+        assert len(widths) > 2
+        assert min(widths) > 0
         page.goto(stack.enter_context(served(page_of(desk), 0)))
         page.wait_for_selector("[data-shown]")
         page.select_option("#rv-defect", "dent")

@@ -20,7 +20,14 @@ def expected(yaml_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunSu
     return run(load_config(yaml_file, store=tmp_path_factory.mktemp("serial") / "store"))
 
 
-@pytest.mark.parametrize("runner", ["threads", "processes", "dask"])
+@pytest.mark.parametrize(
+    "runner",
+    [
+        "threads",
+        pytest.param("processes", marks=pytest.mark.stack),  # `make demo` runs by processes, too
+        pytest.param("dask", marks=pytest.mark.stack),
+    ],
+)
 def test_a_run_is_the_same_whoever_runs_its_stages(
     runner: str, expected: RunSummary, config: RunConfig
 ) -> None:
