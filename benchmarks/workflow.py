@@ -62,6 +62,7 @@ def write_config(folder: Path, categories: int, defects: int) -> Path:
         "curate": {"rules": [], "max_draws": 1},
         "localize": {"size_px": 32, "train_steps": 1, "batch_size": 2, "decoder_channels": [8, 8, 8, 8, 8]},
         "report": {"bootstrap_samples": 100, "sheet_rows": 2, "sheet_size_px": 32},
+        "track": {"enabled": False},  # else the last run is still being logged while the next one is timed
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
