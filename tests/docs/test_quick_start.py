@@ -35,6 +35,8 @@ def run_blocks(code: list[str], folder: Path, **env: str) -> str:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PREFECT_HOME": str(folder / "prefect"),
             "OMP_NUM_THREADS": "1",
+            # Tracking has tests of its own; nobody is there, so no process of it outlives the test.
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
             **env,
         },
         capture_output=True,

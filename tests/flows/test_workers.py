@@ -80,7 +80,7 @@ def post_run(env: dict[str, str], deployment: str) -> None:
     assert answer.status_code == 201, answer.text
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 def test_two_runs_at_once_on_one_machine_share_their_stages(yaml_file: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     command = [sys.executable, "-m", "flows.cli", "run", "--config", str(yaml_file), "--store", str(store)]
