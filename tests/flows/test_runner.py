@@ -20,6 +20,7 @@ def expected(yaml_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunSu
     return run(load_config(yaml_file, store=tmp_path_factory.mktemp("serial") / "store"))
 
 
+@pytest.mark.timeout(900)  # three runs, two of them by processes that each import torch
 @pytest.mark.parametrize(
     "runner",
     [
