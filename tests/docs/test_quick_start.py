@@ -60,7 +60,7 @@ def test_every_block_is_run_or_shows_what_is_printed() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_commands_by_hand_do_what_the_page_says(tmp_path: Path) -> None:
-    # A worker of xdist at a time on a core: the run that the page promises in two minutes shares the machine here.
+    # A worker of xdist at a time on a core: the run that the page promises in minutes shares the machine here.
     said = run_blocks(blocks(""), tmp_path)
     assert "a run can start" in said
     assert "nothing that a run would refuse" in said
