@@ -22,11 +22,6 @@ class Picture:
     caption: str = ""
 
 
-def embedded(image: Image.Image, alt: str, caption: str = "", *, quality: int = 72) -> Picture:
-    """The picture as part of a page."""
-    return _picture(_encoded(image, quality), image, alt, caption)
-
-
 def within(pictures: Sequence[tuple[Image.Image, str, str]], budget_bytes: int) -> list[Picture]:
     """Pictures with their alt texts and captions, all coarser alike where they would take more than the budget.
 
