@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := .anodiff
+# A file's tests share what they set up, so one process does them all; the longest files first (tests/conftest.py).
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 .PHONY: test unit demo services-test docs check lint lock clean mini evaluate
 
 test: $(INSTALLED)  ## run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE)
 
 unit: $(INSTALLED)  ## the suite without whole runs (tests/flows): for every commit
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --ignore tests/flows
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(BY_FILE) --ignore tests/flows
 
 demo: $(INSTALLED)  ## the whole chain on drawn parts; a second time everything is found done
 	$(BIN)/anodiff data demo $(DEMO)/demo-data

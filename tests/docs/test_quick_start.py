@@ -34,6 +34,7 @@ def run_blocks(code: list[str], folder: Path, **env: str) -> str:
             **kept,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PREFECT_HOME": str(folder / "prefect"),
+            "TMPDIR": str(folder),  # the device's lock file: that of no other run on this machine
             "OMP_NUM_THREADS": "1",
             # Tracking has tests of its own; nobody is there, so no process of it outlives the test.
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",

@@ -1,6 +1,8 @@
 """A Prefect server for the tests, and a run small enough for seconds: random tiny models, real stages."""
 
 import json
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +11,37 @@ import pytest
 import torch
 
 from tasks.config import RunConfig, load_config
+from tasks.server import OWN_URL
 from tests.tasks.data_folders import healthy_category
 from tests.tiny_base import tiny_base
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _prefect_server() -> Iterator[None]:
+    """Taken for one that lives only for a run, as where the user has none: what a user's own costs besides, such as
+    asking for the limit of each tag, is for the tests that ask for `users_server`."""
+    from prefect.settings import get_current_settings
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=180):
+        os.environ[OWN_URL] = str(get_current_settings().api.url)
         yield
+        del os.environ[OWN_URL]
+
+
+@pytest.fixture
+def users_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is the user's: tags, artifacts and bars for its UI, and its limit on the device."""
+    monkeypatch.delenv(OWN_URL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _device_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A lock file that no other run has: neither those of the suite's other processes nor real ones on this machine."""
+    before = tempfile.gettempdir()
+    tempfile.tempdir = str(tmp_path_factory.mktemp("device"))
+    yield
+    tempfile.tempdir = before
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -81,6 +81,7 @@ def test_what_cannot_be_compared_is_refused_in_one_message(
     assert message in invoke(*arguments, "--store", store, expected=2)
 
 
+@pytest.mark.usefixtures("users_server")
 def test_the_flow_compares_the_last_two_and_shows_them_in_prefects_ui(
     runs: list[RunSummary], store: Path
 ) -> None:

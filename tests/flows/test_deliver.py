@@ -1,4 +1,4 @@
-"""A finished run's models and training sets leave it by the command line, and are what the run said of them."""
+"""What leaves a finished run by the command line, models, pictures and documents, is what the run said."""
 
 import json
 import shutil
@@ -14,10 +14,11 @@ from downstream.images import read_image, read_mask, resize_image
 from downstream.runtimes import run_onnx
 from downstream.training_sets import split_pairs
 from dual_anodiff.pipeline import pair_seed
-from flows.augmentation import augment
 from flows.cli import app
+from flows.documents import summary_document
 from tasks.config import RunConfig, load_config
 from tasks.report import RunSummary
+from tests.flows.running import run
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,7 @@ def finished(yaml_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunSu
     changes = ["compare.models=[localize, classify]", "compare.training_sets=[real, generated]"]
     changes += ["curate.rules=[empty]"]  # what a random base draws
     config = load_config(yaml_file, changes, store=tmp_path_factory.mktemp("deliver") / "store")
-    state: Any = augment(config, return_state=True)
-    summary = state.result(raise_on_failure=False)
-    assert isinstance(summary, RunSummary), summary
+    summary = run(config)
     assert summary.state == "completed"
     return summary
 
@@ -200,8 +199,35 @@ def test_a_damaged_model_is_not_exported(finished: RunSummary, tmp_path: Path) -
     shutil.copytree(store_of(finished), copy)
     for weights in (copy / "artifacts/classify").rglob("model.safetensors"):
         weights.write_bytes(weights.read_bytes()[:-1])
-    run = copy / "runs" / finished.run
+    folder = copy / "runs" / finished.run
     arguments = ["--training-set", "real", "--model", "classify"]
-    output = invoke(finished, "export", run, tmp_path / "out", *arguments, expected=2)
+    output = invoke(finished, "export", folder, tmp_path / "out", *arguments, expected=2)
     assert "changed since it was written" in output
     assert "`anodiff run` makes it again" in output
+
+
+def document(summary: RunSummary, *words: str) -> Any:
+    """A command's document."""
+    result = CliRunner().invoke(app, [*words, "--store", str(store_of(summary)), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_run_is_told_alike_by_every_command(finished: RunSummary) -> None:
+    told = json.loads(json.dumps(summary_document(finished), allow_nan=False))
+    assert told["state"] == "completed"
+    assert {each["status"] for each in told["stages"]} == {"ran"}
+    figures = {(each["training_set"], each["metric"]): each for each in told["figures"]}
+    assert 0 <= figures["real", "pixel_auroc"]["value"] <= 1
+    assert figures["real", "pixel_auroc"]["n_seeds"] == 1
+    assert {"training_set", "against", "difference", "low", "high", "verdict"} <= set(told["lift"][0])
+    assert {each["defect_type"]: each["drawn"] for each in told["pairs"]} == {"dent": 3, "stain": 3}
+
+    assert document(finished, "runs", finished.run)["stages"] == told["stages"]
+    listed = document(finished, "runs")["runs"]
+    assert [(each["run"], each["state"]) for each in listed] == [(finished.run, "completed")]
+    artifacts = document(finished, "artifacts", "ls")["artifacts"]
+    assert {each["artifact"] for each in artifacts} == {each["artifact"] for each in told["stages"]}
+    assert document(finished, "artifacts", "verify") == {"checked": len(artifacts), "damaged": []}
+    assert document(finished, "artifacts", "gc")["deleted_bytes"] is None
+    assert document(finished, "rerun", "latest", "--failed")["run"] == finished.run

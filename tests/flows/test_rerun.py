@@ -16,8 +16,7 @@ from tasks.config import RunConfig, load_config
 from tasks.finetune import plan_finetune
 from tasks.prepare import plan_prepare
 from tasks.runs import Run, find_run
-from tests.flows.running import run
-from tests.flows.test_augmentation import STAGES, block, only
+from tests.flows.running import STAGES, block, only, run
 
 
 @pytest.fixture(scope="module")

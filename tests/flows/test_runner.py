@@ -10,8 +10,7 @@ from tasks.errors import ConfigError
 from tasks.finetune import plan_finetune
 from tasks.prepare import plan_prepare
 from tasks.report import RunSummary
-from tests.flows.running import run
-from tests.flows.test_augmentation import STAGES, block, only, statuses
+from tests.flows.running import STAGES, block, only, run, statuses
 
 
 @pytest.fixture(scope="module")

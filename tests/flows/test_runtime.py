@@ -12,6 +12,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.device import DEVICE_SLOTS, create_device_limit, device_slot, resolve_device
 from tasks.errors import AnodiffError
 
+pytestmark = pytest.mark.usefixtures("users_server")
+
 
 def test_the_limit_is_created_once_and_then_left_as_it_was_set() -> None:
     create_device_limit()

@@ -17,6 +17,7 @@ from prefect.settings import get_current_settings
 
 from tasks.artifacts import MANIFEST, Artifact, fault
 from tasks.runs import find_run, list_runs
+from tasks.server import OWN_URL
 
 ROOT = Path(__file__).parent.parent.parent
 SOON_S = 30.0  # on a busy machine; two or three seconds otherwise
@@ -39,7 +40,9 @@ class Anodiff:
     """`anodiff run` as a user starts it: a process group of its own, its lines kept."""
 
     def __init__(self, *words: str, url: str | None, slots: Path) -> None:
-        env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API")}
+        env = {
+            key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_API", OWN_URL))
+        }
         if url is not None:
             env["PREFECT_API_URL"] = url
         self.lines: list[str] = []
@@ -121,7 +124,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("stops") / "store"
 
 
-CHANGES = ("--set", "finetune.train_steps=200", "--set", "finetune.checkpoint_every_steps=5")
+CHANGES = (
+    "--defects=dent",
+    "--set=finetune.train_steps=200",
+    "--set=finetune.checkpoint_every_steps=5",
+    "--set=compare.training_sets=[real]",
+)
 WORKERS = ("--set", "runner=processes", "--set", "workers=2")
 
 
