@@ -63,7 +63,12 @@ def score(samples: pd.DataFrame, scored: pd.DataFrame, fold: int, steps: int) ->
                 found = predict(out, scored)
                 values = pixel_metrics(found.anomaly_map, found.gt_mask)
                 values |= image_metrics(found.pred_score, found.label_index)
-                row = {"focal_weight": focal_weight, "prior": prior, "set": name, "fold": fold}
+                row: dict[str, object] = {
+                    "focal_weight": focal_weight,
+                    "prior": prior,
+                    "set": name,
+                    "fold": fold,
+                }
                 rows.append(row | {metric: 100 * values[metric] for metric in METRICS})
                 print(rows[-1], flush=True)
     return rows

@@ -1,10 +1,11 @@
-"""Pairs at a wished place and size: `python -m benchmarks.where ADAPTER CATEGORY_FOLDER DEFECT [--pairs 16]`.
+"""Pairs at a wished place and size: `python -m benchmarks.where ADAPTER CATEGORY_FOLDER DEFECT [--pairs 16] [--lines]`.
 
-Each pair gets a box of a shot's size, anywhere. The same seeds are drawn without conditioning, with the anomaly branch
-held flat outside the box but no push of the first noise, with both, and with both but half the push. Of the masks:
-inside, the mean share in the box; centre, mean distance of the centres in shares of the side; size, mean logarithm of
-the mask's box's side over the wished one's, and its mean size without sign. Then the quality figures that say whether
-the pairs are still different, and their mean distance to each other. A sheet of each goes into --out.
+Each pair gets a box of a shot's size, anywhere, or with --lines a crooked line through it. The same seeds are drawn
+without conditioning, with the anomaly branch held flat outside the region but no push of the first noise, with both, and
+with both but half the push. Of the masks: inside, the mean share in the region; reach, of the region the share within
+3 px of the mask; centre, mean distance of the centres in shares of the side; size, mean logarithm of the mask's box's
+side over the wished one's, and its mean size without sign. Then the quality figures that say whether the pairs are
+still different, and their mean distance to each other. A sheet of each goes into --out.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dual_anodiff import conditioning
@@ -63,6 +64,22 @@ def load(adapter: Path, shots: list[Shot]) -> DualAnoDiffPipeline:
     return pipe
 
 
+def lines_in(boxes: Tensor, seeds: list[int]) -> Tensor:
+    """A line 2 px wide from one short side of each box to the other, as a user might draw a crack."""
+    lines = []
+    for box, seed in zip(boxes, seeds, strict=True):
+        generator = np.random.default_rng(seed)
+        top, left, bottom, right = (share * SIZE_PX for share in conditioning.box_of(box))
+        along, across = np.linspace(0, 1, 6), np.linspace(generator.random(), generator.random(), 6)
+        across = np.clip(across + generator.normal(0, 0.12, 6), 0, 1)
+        x, y = (along, across) if right - left >= bottom - top else (across, along)
+        points = np.stack([left + x * (right - left), top + y * (bottom - top)], 1)
+        line = Image.new("L", (SIZE_PX, SIZE_PX))
+        ImageDraw.Draw(line).line([(float(u), float(v)) for u, v in points], fill=255, width=2)
+        lines.append(torch.from_numpy(np.asarray(line) > 0))
+    return torch.stack(lines)
+
+
 def as_pairs(drawn: DualAnoDiffOutput) -> PairSet:
     def stack(pictures: list[Image.Image]) -> Tensor:
         return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
@@ -74,12 +91,14 @@ def as_pairs(drawn: DualAnoDiffOutput) -> PairSet:
 def against_wish(masks: Tensor, regions: Tensor) -> dict[str, float]:
     some = masks.flatten(1).any(1)
     masks, regions = masks[some], regions[some]
+    near = F.max_pool2d(masks[:, None].float(), 7, 1, 3)[:, 0] > 0
     boxes = [np.array([conditioning.box_of(m) for m in each]) for each in (masks, regions)]
     centres = [(box[:, :2] + box[:, 2:]) / 2 for box in boxes]
     sides = [np.log(box[:, 2:] - box[:, :2]).mean(1) for box in boxes]
     off = sides[0] - sides[1]
     return {
         "inside": float(((masks & regions).sum((1, 2)) / masks.sum((1, 2))).mean()),
+        "reach": float(((near & regions).sum((1, 2)) / regions.sum((1, 2))).mean()),
         "centre": float(np.linalg.norm(centres[0] - centres[1], axis=1).mean()),
         "size": float(off.mean()), "|size|": float(np.abs(off).mean()),
         "empty": float(1 - some.float().mean()), "share": float(masks.float().mean()),
@@ -119,6 +138,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=4)
     parser.add_argument("--size", type=float, nargs=2, help="Longer side in shares; without: as the shots'.")
+    parser.add_argument("--lines", action="store_true", help="Lines in place of boxes.")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     shots, features = shots_of(args.category, args.defect), Features()
@@ -127,6 +147,9 @@ def main() -> None:
     seeds = list(range(args.pairs))
     where = WhereConfig(size=tuple(args.size) if args.size else "shots")
     regions = conditioning.draw_regions(where, pipe.card, seeds, SIZE_PX)
+    assert regions is not None
+    if args.lines:
+        regions = lines_in(regions, seeds)
     normals = load_images(sorted((args.category / "train" / "good").glob("*.png"))[:40], SIZE_PX)
     push, rows = conditioning.PUSH, {}
     for name, held, factor in FORMS:
@@ -137,7 +160,6 @@ def main() -> None:
                 regions=regions if held else None, size_px=SIZE_PX,
             )
         )  # fmt: skip
-        assert regions is not None
         rows[name] = measure(pairs, regions, load_shots(shots, SIZE_PX), normals, features)
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)

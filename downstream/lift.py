@@ -78,7 +78,7 @@ def lift(
     for metric in metrics:
         a, b = sides[0][metric], sides[1][metric]
         low, high = interval((b - a)[1:])
-        verdict = _verdict(metric, low, high)
+        verdict = verdict_of(metric, low, high)
         if smallest_kind(value[0], metric) < min_pictures:
             verdict = "too few test pictures"
         results.append(
@@ -172,7 +172,7 @@ def interval(draws: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _verdict(metric: str, low: float, high: float) -> Verdict:
+def verdict_of(metric: str, low: float, high: float) -> Verdict:
     """What an interval of value − baseline lets one say."""
     if np.isnan(low):
         return "too few test pictures"

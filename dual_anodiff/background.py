@@ -86,7 +86,7 @@ def check_backgrounds(card: AdapterCard, num_pairs: int, given: int) -> None:
     if kind != "off" and not given:
         raise AdapterError(
             f"the adapter was trained with backgrounds (adapter.background = '{kind}'): give `backgrounds`, normal "
-            "pictures with their object masks, or fine-tune without"
+            "pictures with their object masks (anodiff generate --backgrounds FOLDER), or fine-tune without"
         )
     if given not in (0, num_pairs):
         raise InputError(f"backgrounds: {given} were given for {num_pairs} pairs; give one for each")

@@ -9,8 +9,9 @@ branch does not follow, and draws its defect where its own noise has it, where n
 Places are exact to about one latent cell (8 px at the working size). The masks are not cut to the region: they say where
 the defect is, also where it reaches a few px beyond.
 
-For compact defects alone. The push fills its region evenly, without a shape: cracks become a patch of hatching (seen on
-the demo's tile), and defects come out boxier and stronger than the shots'.
+A box is for compact defects. The push fills its region evenly, without a shape: cracks become a patch of hatching (seen
+on the demo's tile), and defects come out boxier and stronger than the shots'. A thin defect is wished for by a mask file
+with the line drawn in: the branch is held to the cells along it (`benchmarks.where --lines`).
 """
 
 from collections.abc import Sequence
@@ -80,8 +81,7 @@ def read_region(region: Path | tuple[float, float, float, float], size_px: int) 
     Raises: InputError for a box that is out of the picture, or a file that can't be read or marks nothing.
     """
     if isinstance(region, Path):
-        share = F.interpolate(load_mask(region)[None], (size_px, size_px), mode="area")[0, 0]
-        return share >= min(0.5, float(share.max()))
+        return _marked(F.interpolate(load_mask(region)[None], (size_px, size_px), mode="area"))[0, 0]
     in_px = [x * size_px for x in region] if max(region) <= 1 else list(region)
     if max(in_px) > size_px:
         raise InputError(
@@ -153,8 +153,7 @@ class Conditioning:
                 f"{int((~regions.flatten(1).any(1)).sum())} of them empty; give one for each that marks something"
             )
         share = _cell_share(regions, side, side)
-        top = share.amax((2, 3), keepdim=True)
-        self.cells = (share >= top.clamp(max=0.5)).float()  # (b, 1, side, side)
+        self.cells = _marked(share).float()  # (b, 1, side, side)
         contrast = torch.tensor([like_shot(card, seed).contrast for seed in seeds])  # (b, f=2, c)
         # Weaker towards the region's border: a defect is round rather than a box.
         soft = F.avg_pool2d(F.pad(share, (1, 1, 1, 1)), 3, 1) * self.cells
@@ -178,6 +177,14 @@ class Conditioning:
 def _cell_share(regions: Tensor, height: int, width: int) -> Tensor:
     """Share of each latent cell that is marked. Shape: (n, H, W) bool → (n, 1, height, width)."""
     return F.interpolate(regions[:, None].float().cpu(), (height, width), mode="area")
+
+
+def _marked(share: Tensor) -> Tensor:
+    """Which cells, marked in part, count: those marked half as much as the most marked one next to them, or more.
+
+    A line thinner than a cell stays a line, where one limit for all of it would leave dots. Shape: (n, 1, h, w) → bool.
+    """
+    return (share > 0) & (share >= F.max_pool2d(share, 3, 1, 1) / 2)
 
 
 def _mean(latents: Tensor, weight: Tensor) -> Tensor:

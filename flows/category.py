@@ -49,8 +49,8 @@ def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
 def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
     """The stages of one category, in a flow."""
     prepared = plan_prepare(config, category)
-    # A hit, unless this flow was started by itself.
-    split = run(prepare, prepared, config)
+    # A hit that the run has told, unless this flow was started by itself.
+    split = run(prepare, prepared, config, told=True)
     if not split.readable:
         return CategoryOutcome(category, (split.outcome,))
 

@@ -92,7 +92,8 @@ def generate(
     ],
     num_pairs: Annotated[int, typer.Option(min=1, help="Pairs to draw.")] = 8,
     config: Annotated[
-        str | None, typer.Option(help="Take the section `generate` of this preset or YAML file.")
+        str | None,
+        typer.Option(help="Take the sections `generate` and `objects` of this preset or YAML file."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: generate.guidance_scale=3.")
@@ -111,6 +112,13 @@ def generate(
             help="Defects as large, at random places (in --where): shares of the side, 0.05-0.2.",
         ),
     ] = None,
+    backgrounds: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Normal pictures, or a category with train/good, for an adapter trained with backgrounds.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the pairs.")] = 0,
     device: Device = "auto",
     verbose: Verbose = False,
@@ -118,11 +126,16 @@ def generate(
     """Draw pairs with a fine-tuned adapter, without a run."""
     with refusing(verbose):
         from tasks.config import load_config
-        from tasks.generate import build_generate
+        from tasks.generate import build_generate, find_backgrounds
 
         changes = [*(set_ or []), f"generate.num_pairs={num_pairs}", *_wish(where, size)]
         loaded = load_config(config or "mvtec", changes, data=Path())
-        build_generate(adapter, loaded.generate, folder, device=device, seed=seed)
+        normals = (
+            []
+            if backgrounds is None
+            else find_backgrounds(backgrounds, adapter, loaded.objects, folder / "objects", seed=seed)
+        )
+        build_generate(adapter, loaded.generate, folder, device=device, seed=seed, backgrounds=normals)
     out.print(f"{num_pairs} pairs in {folder}", highlight=False)
 
 

@@ -34,6 +34,9 @@ def compare(
     metrics: Annotated[
         str, typer.Option(help="To print, separated by commas, or all. Files hold all of them.")
     ] = MAIN,
+    categories: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas; their figures are all printed.")
+    ] = None,
     resamples: Annotated[
         int, typer.Option(min=100, max=100_000, help="Redraws of the test pictures behind each interval.")
     ] = 500,
@@ -56,7 +59,9 @@ def compare(
 
         check_writable({".csv": csv, ".parquet": parquet, ".html": html})
         stores = [open_store(each) for each in store or (DEFAULT_STORE,)]
-        comparison = compare_runs(find_runs(runs or (), stores), resamples=resamples)
+        comparison = compare_runs(
+            find_runs(runs or (), stores), resamples=resamples, categories=names(categories)
+        )
         for path in (csv, parquet):
             if path is not None:
                 write_table(comparison.figures, path)
@@ -69,7 +74,8 @@ def compare(
 
     known = list(dict.fromkeys(comparison.figures["metric"]))
     console = wide()
-    for table in tables_of(comparison, known if metrics == "all" else names(metrics) or ()):
+    chosen = known if metrics == "all" else names(metrics) or ()
+    for table in tables_of(comparison, chosen, all_figures=categories is not None):
         console.print(table)
     for path in (csv, parquet, html):
         if path is not None:

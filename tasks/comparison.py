@@ -13,11 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from downstream.errors import PredictionError
+from tasks.comparison_redraws import Tested, tested
 from tasks.comparison_tables import about_runs, by_run, config_differences, pairs_of, ranking_of
 from tasks.errors import AnodiffError, ArtifactError, ConfigError
-from tasks.models import Trained
-from tasks.paired import SAME, Tested, contents, paired, tested, why_not_the_same
+from tasks.paired import SAME, paired, why_not_the_same
 from tasks.report import METRICS
 from tasks.run_facts import costs, stage_facts
 from tasks.runs import LATEST, Run, categories_run, find_run, run_names
@@ -87,20 +86,30 @@ def _find(name: str, stores: Sequence[Path]) -> Run:
     raise AnodiffError(f"no run {name!r} in any of {places}; see `anodiff runs --store …`")
 
 
-def compare_runs(runs: Sequence[Run], *, resamples: int = 500) -> Comparison:
-    """Everything that can be said of runs beside each other. Raises: AnodiffError if they share no category."""
+def compare_runs(
+    runs: Sequence[Run], *, resamples: int = 500, categories: Sequence[str] | None = None
+) -> Comparison:
+    """Everything that can be said of runs beside each other, or of some of their categories.
+
+    Raises: AnodiffError if the first run shares none with another.
+    """
     labels = labels_of(runs)
-    first = set(categories_run(runs[0]))
-    if not any(first & set(categories_run(run)) for run in runs[1:]):
-        has = "; ".join(
-            f"{label}: {', '.join(categories_run(run))}" for label, run in zip(labels, runs, strict=True)
-        )
-        raise AnodiffError(f"no category in common with the first run: {has}")
+    of_runs = {label: categories_run(run) for label, run in zip(labels, runs, strict=True)}
+    wanted = [
+        each
+        for each in dict.fromkeys(each for own in of_runs.values() for each in own)
+        if categories is None or each in categories
+    ]
+    first, *others = (set(own) & set(wanted) for own in of_runs.values())
+    if not any(first & own for own in others):
+        has = "; ".join(f"{label}: {', '.join(own)}" for label, own in of_runs.items())
+        asked = "" if categories is None else f" of {', '.join(categories)}"
+        raise AnodiffError(f"no category{asked} in common with the first run: {has}")
     facts = [stage_facts(run) for run in runs]
     of_stages = by_run(labels, [costs(each) for each in facts])
     pairs = by_run(labels, [pairs_of(run) for run in runs])
-    differences, refused = _differences(runs, labels, resamples)
-    figures = _figures(runs, labels, differences, refused)
+    differences, refused = _differences(runs, labels, wanted, resamples)
+    figures = _figures(runs, labels, wanted, differences, refused)
     return Comparison(
         runs=tuple(labels),
         folders=tuple(run.folder for run in runs),
@@ -125,78 +134,46 @@ def labels_of(runs: Sequence[Run]) -> list[str]:
 
 
 def _differences(
-    runs: Sequence[Run], labels: Sequence[str], resamples: int
+    runs: Sequence[Run], labels: Sequence[str], categories: Sequence[str], resamples: int
 ) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
     """Paired differences to the first run, and which category of which run has none, and why."""
     rows: list[dict[str, Any]] = []
     refused: list[tuple[str, str, str]] = []
-    categories = [set(categories_run(run)) for run in runs]
-    for category in dict.fromkeys(each for run in runs for each in categories_run(run)):
-        sides: list[Tested | None] = []
-        for run, label, own in zip(runs, labels, categories, strict=True):
+    for category in categories:
+        first: Tested | None = None
+        for run, label in zip(runs, labels, strict=True):
             try:
-                if category not in own:
+                if category not in categories_run(run):
                     raise ArtifactError("not in this run")
-                sides.append(tested(run, category))
+                if run is not runs[0] and first is None:
+                    raise ArtifactError("not in the first run")
+                side = tested(run, category, resamples)
             except ArtifactError as error:
-                sides.append(None)
                 refused.append((label, category, str(error)))
-        if sides[0] is None:
-            others = [label for label, side in zip(labels[1:], sides[1:], strict=True) if side is not None]
-            refused += [(label, category, "not in the first run") for label in others]
-            continue
-        for label, side in zip(labels[1:], sides[1:], strict=True):
-            if side is None:
                 continue
-            why = why_not_the_same(sides[0], side)
+            first = first or side
+            if side is first:
+                continue
+            why = why_not_the_same(first, side)
             if why is not None:
                 refused.append((label, category, why))
                 continue
-            log.info("%s: %s against %s", category, label, labels[0])
-            rows += (
-                {"category": category, "run": label, **row} for row in _of_pair(sides[0], side, resamples)
-            )
-    columns = [
-        "category",
-        "run",
-        "model",
-        "training_set",
-        "metric",
-        "difference",
-        "low",
-        "high",
-        "verdict",
-        "note",
-    ]
+            rows += ({"category": category, "run": label, **row} for row in _of_pair(first, side))
+    columns = [*KEYS, "run", "difference", "low", "high", "verdict", "note"]
     return pd.DataFrame(rows, columns=columns), refused
 
 
-def _of_pair(first: Tested, other: Tested, resamples: int) -> Iterator[dict[str, Any]]:
-    mine, theirs = _by_kind(first.models), _by_kind(other.models)
-    for kind in mine:
-        if kind not in theirs:
-            continue
-        named = {"model": kind[0], "training_set": kind[1]}
-        if contents(mine[kind]) == contents(theirs[kind]):
-            yield {**named, "metric": None, "note": SAME}
-            continue
-        try:
-            for row in paired(first, other, mine[kind], theirs[kind], resamples=resamples):
-                yield {**named, **row}
-        except PredictionError as error:
-            yield {**named, "metric": None, "note": str(error)}
-
-
-def _by_kind(models: Sequence[Trained]) -> dict[tuple[str, str], list[Trained]]:
-    found: dict[tuple[str, str], list[Trained]] = {}
-    for each in models:
-        found.setdefault((each.model, each.training_set), []).append(each)
-    return found
+def _of_pair(first: Tested, other: Tested) -> Iterator[dict[str, Any]]:
+    for kind, mine in first.models.items():
+        if kind in other.models:
+            named = {"model": kind[0], "training_set": kind[1]}
+            yield from ({**named, **row} for row in paired(first, mine, other.models[kind]))
 
 
 def _figures(
     runs: Sequence[Run],
     labels: Sequence[str],
+    categories: Sequence[str],
     differences: pd.DataFrame,
     refused: Sequence[tuple[str, str, str]],
 ) -> pd.DataFrame:
@@ -208,7 +185,8 @@ def _figures(
         if metrics.empty:
             continue
         overall = metrics[(metrics["defect_type"] == "all") & (metrics["size"] == "all")]
-        overall = overall[[(label, category) not in without for category in overall["category"]]]
+        shown = [each for each in categories if (label, each) not in without]
+        overall = overall[overall["category"].isin(shown)]
         of_seeds = overall.groupby(KEYS, sort=False)
         table = of_seeds.agg(
             value=("value", "mean"),
@@ -224,7 +202,7 @@ def _figures(
     figures = figures.merge(whole, on=[*KEYS, "run"], how="left")
     for name in ("note", "verdict"):
         figures[name] = figures[name].astype(object).fillna("")
-    _fill_in(figures, differences[differences["metric"].isna()], labels[0])
+    figures = _fill_in(figures, differences[differences["metric"].isna()], labels[0])
     order = {label: index for index, label in enumerate(labels)}
     ranks = [
         figures[name].map({each: i for i, each in enumerate(dict.fromkeys(figures[name]))}) for name in KEYS
@@ -236,23 +214,21 @@ def _figures(
     return placed[FIGURES].reset_index(drop=True)
 
 
-def _fill_in(figures: pd.DataFrame, of_models: pd.DataFrame, first: str) -> None:
+def _fill_in(figures: pd.DataFrame, of_models: pd.DataFrame, first: str) -> pd.DataFrame:
     """What is known without drawing: no difference between the same models, a plain one for metrics that no redraw
     gives, and notes on what has none."""
-    base = figures[figures["run"] == first].set_index(KEYS)["value"]
-    others = figures["run"] != first
-    bases = figures[KEYS].apply(tuple, axis=1).map(base)
-    missing = others & figures["difference"].isna()
-    figures.loc[missing, "difference"] = figures["value"] - bases
-    figures.loc[missing & bases.isna(), "note"] = "not in the first run"
-    for row in of_models.to_dict("records"):
-        mine = missing & (figures["run"] == row["run"])
-        for name in ("category", "model", "training_set"):
-            mine &= figures[name] == row[name]
-        figures.loc[mine, "note"] = row["note"]
-        if row["note"] == SAME:
-            figures.loc[mine, ["difference", "low", "high"]] = 0.0
-            figures.loc[mine, "verdict"] = "no difference shown"
+    base = figures.loc[figures["run"] == first, [*KEYS, "value"]].rename(columns={"value": "base"})
+    kind = ["category", "model", "training_set", "run"]
+    told = of_models[[*kind, "note"]].rename(columns={"note": "told"})
+    filled = figures.merge(base, on=KEYS, how="left").merge(told, on=kind, how="left")
+    missing = (filled["run"] != first) & filled["difference"].isna()
+    filled.loc[missing, "difference"] = filled["value"] - filled["base"]
+    filled.loc[missing & filled["base"].isna(), "note"] = "not in the first run"
+    filled.loc[missing & filled["told"].notna(), "note"] = filled["told"]
+    same = missing & (filled["told"] == SAME)
+    filled.loc[same, ["difference", "low", "high"]] = 0.0
+    filled.loc[same, "verdict"] = "no difference shown"
+    return filled
 
 
 def check_writable(wanted: Mapping[str, Path | None]) -> None:

@@ -1,13 +1,13 @@
 """What sets runs apart besides their figures: configuration, cost, pairs, and which categories gained and lost."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import pandas as pd
 
-from tasks.page_words import HEADLINE
+from tasks.page_words import GENERATED, HEADLINE
 from tasks.report import PAIRS
 from tasks.run_facts import StageFacts, fingerprints, made_with, settings
 from tasks.runs import Run
@@ -20,6 +20,7 @@ PHASES = {
     "other": (),
 }
 PHASE_OF = {stage: phase for phase, stages in PHASES.items() for stage in stages}
+MANY = 4  # runs that stand beside each other by name; of more a table shows numbers
 
 
 def config_differences(
@@ -122,3 +123,78 @@ def by_run(labels: Sequence[str], tables: Sequence[pd.DataFrame]) -> pd.DataFram
         ],
         ignore_index=True,
     )
+
+
+def short_names(runs: Sequence[str]) -> dict[str, str]:
+    """What runs are called in a table's cells: by name, or by their number where they are many."""
+    return {run: run if len(runs) <= MANY else str(place) for place, run in enumerate(runs, 1)}
+
+
+def meant_set(training_sets: Iterable[str]) -> str:
+    """The training set that runs are meant to be judged by where not all can be shown."""
+    known = list(dict.fromkeys(training_sets))
+    return next((name for name in (*GENERATED, *known) if name in known), "")
+
+
+def spread_of(figures: pd.DataFrame, runs: Sequence[str], training_set: str) -> pd.DataFrame:
+    """Of each model and category its figure in the first run, and what became of it in the others.
+
+    Columns: model, metric, category, first, n, helps, hurts, best, best_difference, worst, worst_difference.
+    """
+    rows = []
+    shown = figures[
+        (figures["metric"] == figures["model"].map(HEADLINE)) & (figures["training_set"] == training_set)
+    ]
+    for (model, category), of_category in shown.groupby(["model", "category"], sort=False):
+        others = of_category[(of_category["run"] != runs[0]) & of_category["difference"].notna()]
+        first = of_category.loc[of_category["run"] == runs[0], "value"]
+        row = {
+            "model": model,
+            "metric": of_category["metric"].iloc[0],
+            "category": category,
+            "first": first.iloc[0] if len(first) else float("nan"),
+            "n": len(others),
+            "helps": int((others["verdict"] == "helps").sum()),
+            "hurts": int((others["verdict"] == "hurts").sum()),
+        }
+        by_gain = others.sort_values("difference", ascending=False, kind="stable")
+        for name, place in (("best", 0), ("worst", -1)):
+            row[name] = by_gain["run"].iloc[place] if len(others) else ""
+            row[f"{name}_difference"] = by_gain["difference"].iloc[place] if len(others) else float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def by_value(config: pd.DataFrame, runs: Sequence[str]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Each key that differs, with its values and the runs that have them, the first run's value first."""
+    found = []
+    for row in config.to_dict("records"):
+        of_value: dict[str, list[str]] = {}
+        for run in runs:
+            of_value.setdefault(str(row[run]), []).append(run)
+        found.append((str(row["key"]), list(of_value.items())))
+    return found
+
+
+def by_reason(not_compared: pd.DataFrame) -> list[tuple[str, list[str], str]]:
+    """What is not compared: run, its categories, the reason that they share."""
+    groups = not_compared.groupby(["run", "why"], sort=False)["category"]
+    return [(str(run), list(categories), str(why)) for (run, why), categories in groups]
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Whole numbers in order, with neighbours as spans: 1–3, 7."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+
+
+def listed_runs(some: Sequence[str], runs: Sequence[str]) -> str:
+    """Runs in a cell: their names, or their numbers where they are many."""
+    if len(runs) <= MANY:
+        return ", ".join(some)
+    return spans(place for place, run in enumerate(runs, 1) if run in some)

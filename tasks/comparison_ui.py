@@ -10,11 +10,14 @@ from prefect.settings import get_current_settings
 
 from tasks.comparison import CAPTION, Comparison
 from tasks.comparison_page import duration, interval
-from tasks.page_words import percent, signed
+from tasks.comparison_tables import meant_set
+from tasks.page_words import HEADLINE, percent, signed
 from tasks.server import is_own_server
 from tasks.ui import SHOWN
 
 log = logging.getLogger("anodiff")
+
+MOST_ROWS = 500  # Prefect's UI draws them all at once
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -37,8 +40,11 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def figure_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """A row a category, model, training set, metric and run."""
+    """A row a category, model, training set, metric and run; where these are many, of one metric and training set."""
     shown = comparison.figures[comparison.figures["metric"].isin(SHOWN)]
+    if len(shown) > MOST_ROWS:
+        main = shown["metric"] == shown["model"].map(HEADLINE)
+        shown = shown[main & (shown["training_set"] == meant_set(shown["training_set"]))]
     return [
         {
             **{name: str(row[name]) for name in ("category", "model", "training_set", "metric", "run")},
@@ -63,13 +69,16 @@ def summary_text(comparison: Comparison) -> str:
         lines.append(
             f"| {row['run']} | {row['state']} | {times} | {row['drawn']} | {row['passed']} | {row['device']} |"
         )
-    if len(comparison.ranking):
+    ranking = comparison.ranking
+    if len(ranking) > MOST_ROWS // 10:
+        ranking = ranking[ranking["training_set"] == meant_set(ranking["training_set"])]
+    if len(ranking):
         lines += [
             "",
             "| run | model | training set | mean difference | best | worst |",
             "|---|---|---|---|---|---|",
         ]
-        for row in comparison.ranking.to_dict("records"):
+        for row in ranking.to_dict("records"):
             ends = (f"{row[end]} {signed(row[f'{end}_difference'])}" for end in ("best", "worst"))
             lines.append(
                 f"| {row['run']} | {row['model']} | {row['training_set']} | {signed(row['mean'])} | {' | '.join(ends)} |"

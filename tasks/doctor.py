@@ -126,22 +126,20 @@ def machine_found(config: RunConfig) -> Iterator[Finding]:
 
 def device_found(config: RunConfig) -> Iterator[Finding]:
     """What heavy stages compute on, and whether its lock can be taken."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         there = torch.cuda.is_available()
+    # Other checks' threads may warn at the same moment, of other things.
+    said = next((text for each in warned if "CUDA" in (text := str(each.message))), None)
     if there and config.device != "cpu":
-        for index in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(index)
-            name = torch.cuda.get_device_name(index)
-            found = f"cuda:{index} {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CUDA {torch.version.cuda}"
-            yield Finding("device", "ok", found + driver())
+        yield from map(gpu_found, range(torch.cuda.device_count()))
     elif config.device == "cuda":
-        why = str(said[0].message) if said else "torch sees no GPU"
+        why = said or "torch sees no GPU"
         yield Finding(
             "device", "fault", f"cuda was asked for: {why}", "--device auto or cpu, or mend the driver"
         )
     elif said or driver():
-        why = str(said[0].message) if said else "an NVIDIA driver is there, but torch sees no GPU"
+        why = said or "an NVIDIA driver is there, but torch sees no GPU"
         fix = "update the driver, or install a torch that is built for it"
         yield Finding("device", "ok" if config.device == "cpu" else "warning", f"cpu; {why}{driver()}", fix)
     elif config.finetune.base != "mini":
@@ -153,6 +151,19 @@ def device_found(config: RunConfig) -> Iterator[Finding]:
     if not os.access(lock if lock.exists() else lock.parent, os.W_OK):
         fix = "remove it, or set TMPDIR to a folder of your own"
         yield Finding("device", "fault", f"{lock}: no permission, so no stage gets its turn", fix)
+
+
+def gpu_found(index: int) -> Finding:
+    """A GPU, once it has computed something: one that is seen may be full, taken, or too old or new for this torch."""
+    try:
+        torch.ones(1, device=f"cuda:{index}").add(1).item()
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+    except (AssertionError, RuntimeError) as error:
+        fix = "see nvidia-smi; leave it out by CUDA_VISIBLE_DEVICES, or --device cpu, or install a torch built for it"
+        return Finding("device", "fault", f"cuda:{index}: {str(error).splitlines()[0]}{driver()}", fix)
+    found = f"cuda:{index} {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CUDA {torch.version.cuda}"
+    return Finding("device", "ok", found + driver())
 
 
 def driver() -> str:

@@ -1,19 +1,24 @@
 """Stage generate: image–mask pairs of one defect type, drawn with its adapter."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.config import GenerateConfig, WhereConfig
+from dual_anodiff.config import GenerateConfig, ObjectsConfig, WhereConfig
+from dual_anodiff.native import CELL_PX, find_defects, thickness_px, working_size
+from dual_anodiff.object_card import read_card as read_objects
 from tasks.artifacts import Artifact, Staged, file_digest, plan
 from tasks.config import RunConfig
 from tasks.device import resolve_device
-from tasks.errors import ConfigError
-from tasks.objects import normal_backgrounds, read_object_masks
+from tasks.errors import ConfigError, DataError
+from tasks.objects import ObjectMasks, build_objects, normal_backgrounds, read_object_masks
+from tasks.pictures import load_mask, picture_files
 from tasks.prepare import read_samples
 from tasks.retries import halved
 from tasks.runtime import STAGE, StageResult, run_stage
@@ -25,7 +30,10 @@ VERSION = 3
 # A pair depends on its own seed alone, not on the batch that it is drawn in.
 # Where the defects are to be counts where it is wished, a file of it by what is in it.
 NOT_IN_KEY = {"batch_size", "where"}
+WHERE_VERSION = 2  # of what a wish makes: pairs without one stay as they are
 PATHS = ("image_path", "anomaly_path", "mask_path")
+
+log = logging.getLogger("anodiff")
 
 
 def plan_generate(
@@ -67,7 +75,7 @@ def _where_key(where: WhereConfig) -> dict[str, Any]:
                 f"generate.where.region: {region} is no file; give a mask, or a box x0,y0,x1,y1"
             )
         region = file_digest(region)
-    return {"where": {"region": region, "size": where.size}}
+    return {"where": {"region": region, "size": where.size, "version": WHERE_VERSION}}
 
 
 @task(name="generate", **STAGE)
@@ -87,6 +95,10 @@ def generate(
         backgrounds: list[Background] = []
         if prepared is not None and objects is not None:
             backgrounds = normal_backgrounds(read_samples(prepared, config.data), read_object_masks(objects))
+        if prepared is not None and config.generate.where.on:
+            shots = read_samples(prepared, config.data).query("split == 'train' and label_index == 1")
+            shots = shots[shots["label"] == adapter.inputs["defect"]]
+            warn_of_thin_defects(out.label, shots, config.generate.where, config.finetune.size_px)
         batch_size, _ = halved(config.generate.batch_size)
         asked = config.generate.model_copy(
             update={"num_pairs": out.inputs["num_pairs"], "batch_size": batch_size}
@@ -126,6 +138,61 @@ def build_generate(
         first=first,
         backgrounds=backgrounds,
     )
+
+
+def warn_of_thin_defects(label: str, shots: pd.DataFrame, where: WhereConfig, size_px: int) -> None:
+    """Say that boxes suit thin defects badly, where the shots' are so: strokes below half a latent cell."""
+    if isinstance(where.region, Path) and where.size is None:
+        return
+    across, along = [], []
+    for path in shots["mask_path"]:
+        mask = load_mask(Path(path)) > 127
+        for box in find_defects(mask, size_px):
+            across.append(thickness_px(mask, box, size_px))
+            along.append(max(working_size(box, mask.shape, size_px)))
+    if across and np.median(across) < CELL_PX / 2 and np.median(along) > 2 * CELL_PX:
+        log.warning(
+            "%s: its defects are thin (%.1f px across at finetune.size_px): in a box they come out as a hatched patch; "
+            "give a mask file with the line drawn in as generate.where.region",
+            label,
+            np.median(across),
+        )
+
+
+def find_backgrounds(
+    folder: Path, adapter: Path, config: ObjectsConfig, out: Path, *, seed: int = 0
+) -> list["Background"]:
+    """The normals in `folder` (or its train/good) as backgrounds for an adapter's pairs, found as a run finds them.
+
+    `out` gets what the stage objects writes: the masks, and objects.png to look at.
+    Raises: AdapterError, InputError if the adapter can't be read or takes no backgrounds; DataError if there are no
+    normals, or no background in them; InputError for a picture that can't be read.
+    """
+    from dual_anodiff.adapter import read_card
+    from dual_anodiff.background import check_backgrounds
+
+    card = read_card(adapter)
+    check_backgrounds(card, num_pairs=1, given=1)
+    good = folder.resolve() / "train" / "good"
+    normals = list(picture_files(good if good.is_dir() else folder.resolve()))
+    if not normals:
+        raise DataError(
+            f"backgrounds: {folder} holds no picture; give a folder of normal pictures, or one category with train/good"
+        )
+    if len({path.stem for path in normals}) < len(normals):
+        raise DataError(f"backgrounds: {normals[0].parent} has two pictures of one name; give each its own")
+    rows = {"image_path": [str(path) for path in normals], "mask_path": "", "label": "good", "label_index": 0}
+    samples = pd.DataFrame(rows).assign(split="train")
+    out.mkdir(parents=True, exist_ok=True)
+    build_objects(samples, config, out, size_px=card.size_px, seed=seed)
+    found = read_objects(out)
+    masks = ObjectMasks(found["kind"], found["reason"], out)
+    if not masks.has_background:
+        raise DataError(
+            f"backgrounds: no background in the pictures of {folder}: {masks.reason}; give others, your own masks "
+            "(--set objects.masks=FOLDER), or say what they show (--set objects.kind=aligned, or placed)"
+        )
+    return normal_backgrounds(samples, masks)
 
 
 def read_pairs(generated: Mapping[str, Artifact]) -> pd.DataFrame:

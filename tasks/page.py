@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anodiff")
 
-VERSION = 1
+VERSION = 2
 PAGE, CURVES, PLACES, HEATS = "page.html", "curves.parquet", "places.parquet", "heats.parquet"
 # Together with text and figures a category stays below 1 MB, so that fifteen fit into 15 MB.
 SHEETS_BYTES, HEATS_BYTES = 480_000, 220_000

@@ -17,7 +17,18 @@ from tasks.models import refused_counts
 from tasks.page_config import nearest_preset, run_command
 from tasks.page_tables import forest
 from tasks.page_verdict import findings, headline, what_next
-from tasks.page_words import GENERATED, HEADLINE, METRICS, MODELS, TONES, TRAINING_SETS, percent, said, signed
+from tasks.page_words import (
+    GENERATED,
+    HEADLINE,
+    METRICS,
+    MODELS,
+    SIGNS,
+    TONES,
+    TRAINING_SETS,
+    percent,
+    said,
+    signed,
+)
 from tasks.runs import Run
 from tasks.runtime import StageOutcome
 from tasks.store import DESCRIPTION, place_of
@@ -25,7 +36,6 @@ from tasks.store import DESCRIPTION, place_of
 log = logging.getLogger("anodiff")
 
 REPORT = "report.html"
-SIGNS = {"good": "▲", "bad": "▼", "open": "≈", "warn": "?"}
 BROKEN = ("failed", "skipped")
 
 

@@ -69,6 +69,8 @@ TONES: dict[str, Tone] = {
     "no difference shown": "open",
     "too few test pictures": "warn",
 }
+# Beside the colour, for those who see none, and for paper.
+SIGNS: dict[Tone, str] = {"good": "▲", "bad": "▼", "open": "≈", "warn": "?"}
 NAMED = 6  # categories in a sentence
 
 

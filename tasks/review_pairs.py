@@ -20,6 +20,7 @@ from tasks.generate import read_pairs
 from tasks.pictures import load_image, load_mask
 from tasks.prepare import read_samples
 from tasks.runs import Run, artifacts_of, categories_run
+from tasks.split import first_shots
 
 log = logging.getLogger("anodiff")
 
@@ -33,7 +34,7 @@ class Shown:
     """A pair as the page shows it."""
 
     category: str
-    defect: str
+    defect: str  # with the dose of shots that drew it, where that is not all
     drawn: str  # digest of the artifact that drew it
     index: int  # there
     number: int  # in the run's table of curated pairs
@@ -71,9 +72,9 @@ def pairs_of(run: Run, category: str | None = None) -> list[Shown]:
             artifact.digest: picture_hashes(artifact)
             for artifact in artifacts_of(run, "generate", each).values()
         }
-        for defect, curated in curated_of(run, each).items():
+        for name, curated in curated_of(run, each).items():
             limits = read_limits(curated)
-            for row in read_pairs({defect: curated}).to_dict("records"):
+            for row in read_pairs({name: curated}).to_dict("records"):
                 drawn, index = drawn_by(row["image_path"])
                 found.append(_shown(each, row, drawn, index, hashes[drawn][index], limits))
     if not found:
@@ -82,29 +83,31 @@ def pairs_of(run: Run, category: str | None = None) -> list[Shown]:
 
 
 def curated_of(run: Run, category: str) -> dict[str, Artifact]:
-    """The judgement of all pairs of each defect type; those of a dose of shots have other labels."""
+    """The judgement of all pairs of each defect type, and of those that its doses of shots drew: "dent, 3 shots"."""
     by_label = artifacts_of(run, "curate", category)
-    defects = {label: str(each.inputs["defect"]) for label, each in by_label.items()}
-    return {defect: by_label[label] for label, defect in defects.items() if label == f"{category}/{defect}"}
+    return {label.removeprefix(f"{category}/"): each for label, each in by_label.items()}
 
 
 def shots_of(run: Run, category: str) -> dict[str, list[Shot]]:
     """Some of the pictures that each defect type was learnt from, at the pairs' scale; none where they moved away."""
     found = {}
-    for defect, curated in curated_of(run, category).items():
+    for name, curated in curated_of(run, category).items():
+        defect = str(curated.inputs["defect"])
         stage, _, digest = str(curated.inputs["samples"]).split("/")
         source = Artifact(run.config.store, stage, category, digest, category, inputs={})
         try:
             samples = read_samples(source, run.config.data) if verified(source) else pd.DataFrame()
         except (DataError, KeyError, OSError) as error:
-            log.warning("review: no real shots beside the pairs of %s/%s: %s", category, defect, error)
+            log.warning("review: no real shots beside the pairs of %s/%s: %s", category, name, error)
             continue
         if samples.empty:
             continue
+        if (max_shots := curated.inputs.get("max_shots")) is not None:
+            samples = first_shots(samples, max_shots)
         of_type = samples[(samples["split"] == "train") & (samples["label"] == defect)]
         rows = of_type.sort_values("image_path").to_dict("records")
         chosen = [rows[i * len(rows) // SHOTS] for i in range(SHOTS)] if len(rows) > SHOTS else rows
-        found[defect] = [Shot(Path(row["image_path"]), Path(row["mask_path"])) for row in chosen]
+        found[name] = [Shot(Path(row["image_path"]), Path(row["mask_path"])) for row in chosen]
     return found
 
 

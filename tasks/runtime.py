@@ -86,6 +86,7 @@ class Started:
 
     out: Artifact
     running: State[StageResult] | PrefectFuture[StageResult] | None  # None: it is only planned
+    told: bool = False  # that it is a hit was said before
 
     @cached_property
     def state(self) -> State[StageResult]:
@@ -111,7 +112,7 @@ class Started:
                 self.out.ref if hit else None,
                 "cached" if hit else "planned",
             )
-        return outcome(self.out, self.state)
+        return outcome(self.out, self.state, told=self.told)
 
     @property
     def made(self) -> bool:
@@ -152,9 +153,12 @@ def run(
     /,
     *,
     wait_for: Sequence[Started] = (),
+    told: bool = False,
     **inputs: object,
 ) -> Started:
     """Run a stage's task: a hit counts only if the artifact is there and its files are what its manifest says.
+
+    `told`: the run said before that it is a hit, and does not say it again.
 
     Called here, unless `runner` asks for more and there is something to do: Ctrl-C and SIGTERM reach the stage at once,
     and no two stages of one process wait for the same device (Prefect lets up to 30 s pass between two that do).
@@ -180,7 +184,7 @@ def run(
     nothing_to_do = (there and not pending) or not all(state.is_completed() for state in ended)
     if runner is None or nothing_to_do:
         state: State[StageResult] = task(out=out, config=config, wait_for=ended, return_state=True, **inputs)
-        started = Started(out, state)
+        started = Started(out, state, told)
         _ = started.outcome  # an error is told when it comes
         return started
     return Started(out, runner.submit(task, {"out": out, "config": config, **inputs}, wait_for=pending))
@@ -227,12 +231,13 @@ def run_stage(
     return StageResult(artifact=out.ref, made=made)
 
 
-def outcome(out: Artifact, state: State[StageResult]) -> StageOutcome:
+def outcome(out: Artifact, state: State[StageResult], *, told: bool = False) -> StageOutcome:
     """Say what became of a stage; never raises for one that failed."""
     if state.is_completed():
         result: StageResult = state.result()
         if state.name == "Cached" or not result["made"]:
-            log.info("%-9s %s: cached", out.stage, out.label)
+            if not told:
+                log.info("%-9s %s: cached", out.stage, out.label)
             return StageOutcome(out.stage, out.label, out.ref, "cached")
         return StageOutcome(out.stage, out.label, out.ref, "ran", seconds=read_manifest(out)["seconds"])
     if state.name == "NotReady":

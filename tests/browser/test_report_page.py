@@ -14,6 +14,7 @@ from tasks.config import load_config
 from tasks.page_words import percent
 from tests.tasks.data_folders import healthy_category
 from tests.tasks.drawn_run import drawn_run
+from tests.tasks.page_rules import Elements
 
 CATEGORIES = ["bolt", "nut"]
 CHANGES = [
@@ -150,3 +151,13 @@ def test_it_prints_and_is_small(page: Page, folder: Path) -> None:
     assert page.pdf(format="A4").startswith(b"%PDF")
     size = (folder / "report.html").stat().st_size
     assert size < len(CATEGORIES) * 1_000_000, "fifteen categories would take more than 15 MB"
+
+
+def test_the_browser_reads_the_page_as_it_was_written(page: Page, folder: Path) -> None:
+    # What is not valid HTML, a browser closes or moves elsewhere by itself.
+    read = page.evaluate(
+        "[...document.querySelectorAll('*')].map(each => "
+        "[each.localName.toLowerCase(), each.parentElement?.localName.toLowerCase() ?? ''])"
+    )
+    written = Elements((folder / "report.html").read_text()).tree
+    assert [tuple(each) for each in read] == written

@@ -7,11 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydantic import ValidationError
+from scipy import ndimage
 
 from dual_anodiff.adapter import AdapterCard, ShotTrace, read_card, save_adapter
-from dual_anodiff.conditioning import check_where, draw_regions, trace_shots
+from dual_anodiff.conditioning import (
+    Conditioning,
+    box_of,
+    check_where,
+    draw_regions,
+    read_region,
+    trace_shots,
+)
 from dual_anodiff.config import FinetuneConfig, GenerateConfig, WhereConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Shot
@@ -93,6 +101,19 @@ def test_a_box_is_the_same_in_shares_and_px_and_from_a_file(card: AdapterCard, t
     for regions in drawn:
         assert regions is not None
         assert torch.equal(regions, expected)
+
+
+def test_a_line_thinner_than_a_cell_stays_a_line(pipe: DualAnoDiffPipeline, tmp_path: Path) -> None:
+    assert pipe.card is not None
+    drawn = Image.new("L", (900, 900))
+    ImageDraw.Draw(drawn).line([(40, 100), (420, 380), (860, 520)], fill=255, width=6)
+    drawn.save(tmp_path / "crack.png")
+    region = read_region(tmp_path / "crack.png", SIZE)
+    cells = Conditioning(pipe.card, pipe.vae, region[None], [0], SIZE // 8).cells[0, 0] > 0
+    for marked, side in ((region, SIZE), (cells, SIZE // 8)):
+        assert ndimage.label(marked, np.ones((3, 3)))[1] == 1
+        np.testing.assert_allclose(box_of(marked), np.array([100, 40, 520, 860]) / 900, atol=1 / side)
+        assert 1 <= marked.sum(0).max() <= 3, "and no broader than it is"
 
 
 def test_regions_come_from_the_seed_alone_and_are_as_large_as_wished(card: AdapterCard) -> None:

@@ -17,7 +17,7 @@ from tasks.finetune import build_finetune
 from tasks.prepare import build_prepare
 from tasks.samples import read_dataset
 from tasks.split import split_samples
-from tests.tasks.data_folders import healthy_category
+from tests.tasks.data_folders import healthy_category, save, square_mask, texture
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,16 @@ def test_an_adapter_is_used_without_a_run(config: RunConfig, tmp_path: Path) -> 
     assert list((tmp_path / "lora").glob("*.safetensors"))
 
 
+def write_card(folder: Path, background: str) -> None:
+    """An adapter that is a card alone, of a base that is nowhere."""
+    card = AdapterCard(
+        base="nowhere", base_fingerprint="", revision=None, image_prompt="a", anomaly_prompt="b", size_px=64,
+        adapter={"background": background}, train_steps=1, num_shots=1, mask_threshold=0.1, mask_iou=1, seed=0,
+        shots=[ShotTrace([0.1, 0.1, 0.3, 0.3], [[0.0] * 4] * 2)],
+    )  # fmt: skip
+    (folder / "adapter.json").write_text(json.dumps(asdict(card)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -99,17 +109,50 @@ def test_a_wish_that_cannot_be_is_refused_before_the_model_is_loaded(
     options: list[str], message: str, tmp_path: Path
 ) -> None:
     """The adapter has a card alone, and a base that is nowhere: loading either would give another message."""
-    card = AdapterCard(
-        base="nowhere", base_fingerprint="", revision=None, image_prompt="a", anomaly_prompt="b", size_px=64,
-        adapter={}, train_steps=1, num_shots=1, mask_threshold=0.1, mask_iou=1, seed=0,
-        shots=[ShotTrace([0.1, 0.1, 0.3, 0.3], [[0.0] * 4] * 2)],
-    )  # fmt: skip
-    (tmp_path / "adapter.json").write_text(json.dumps(asdict(card)))
+    write_card(tmp_path, background="off")
     Image.new("L", (8, 8)).save(tmp_path / "empty.png")
     options = [str(tmp_path / "empty.png") if option == "EMPTY" else option for option in options]
     result = CliRunner().invoke(app, ["generate", str(tmp_path), str(tmp_path / "pairs"), *options])
     assert result.exit_code == 2
     assert message in result.output.replace("\n", "")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("background", "options", "message"),
+    [
+        (
+            "convex",
+            [],
+            "trained with backgrounds (adapter.background = 'convex'): give `backgrounds`, normal pictures",
+        ),
+        ("convex", ["--backgrounds", "empty"], "empty holds no picture; give a folder of normal pictures"),
+        ("convex", ["--backgrounds", "gone"], "gone holds no picture; give a folder of normal pictures"),
+        (
+            "convex",
+            ["--backgrounds", "few"],
+            "3 normal pictures are too few to tell an object from its background",
+        ),
+        ("convex", ["--backgrounds", "broken"], "003.png: can't be read as a picture"),
+        ("convex", ["--backgrounds", "twice"], "two pictures of one name"),
+        ("off", ["--backgrounds", "few"], "was trained without (adapter.background = 'off'); give none"),
+    ],
+)
+def test_backgrounds_that_do_not_serve_are_refused_before_the_model_is_loaded(
+    background: str, options: list[str], message: str, tmp_path: Path
+) -> None:
+    write_card(tmp_path, background)
+    (tmp_path / "empty").mkdir()
+    for name, count in (("few", 3), ("broken", 3), ("twice", 3)):
+        for index in range(count):
+            save(tmp_path / name / f"{index:03}.png", texture(index))
+    (tmp_path / "broken/003.png").write_bytes((tmp_path / "few/000.png").read_bytes()[:300])
+    save(tmp_path / "twice/000.bmp", texture(0))
+    command = ["generate", str(tmp_path), str(tmp_path / "pairs"), *options[:1]]
+    command += [str(tmp_path / folder) for folder in options[1:]]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
 
 
@@ -121,8 +164,6 @@ def test_what_is_no_adapter_is_refused_in_one_message(tmp_path: Path) -> None:
 
 
 def test_warnings_about_the_data_are_kept_with_the_split(config: RunConfig, tmp_path: Path) -> None:
-    from tests.tasks.data_folders import save, square_mask
-
     healthy_category(tmp_path / "bolt")
     save(tmp_path / "bolt/ground_truth/dent/000_mask.png", square_mask(side=2))
     staged = Staged(tmp_path / "out", tmp_path / "checkpoint")

@@ -1,13 +1,18 @@
 """Pairs in a run: more is drawn for refused ones, backgrounds join where there are objects, a search sets the sampling."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from dual_anodiff.demo_data import write_demo_data
+from flows.cli import app
 from tasks.config import RunConfig
+from tasks.prepare import SPLIT
 from tasks.report import RunSummary
+from tasks.split import read_split
 from tests.flows.running import run
 
 
@@ -51,7 +56,9 @@ def demo(config: RunConfig, tmp_path: Path) -> RunConfig:
     )
 
 
-def test_each_pair_of_an_object_has_a_normal_as_its_background(demo: RunConfig) -> None:
+def test_each_pair_of_an_object_has_a_normal_as_its_background_in_a_run_and_without_one(
+    demo: RunConfig, yaml_file: Path, tmp_path: Path
+) -> None:
     nut = run(demo)
     assert nut.state == "completed"
     (drawn,) = stages(nut, "generate").values()
@@ -60,6 +67,25 @@ def test_each_pair_of_an_object_has_a_normal_as_its_background(demo: RunConfig) 
     normals = {path.name for path in (demo.data / "nut/train/good").iterdir()}
     assert set(pairs["background"]) <= normals
     assert all(pairs["background"])
+
+    (trained,), (prepared,) = stages(nut, "finetune").values(), stages(nut, "prepare").values()
+    assert trained is not None
+    assert prepared is not None
+    artifacts = demo.store / "artifacts"
+    split = read_split(artifacts / prepared / SPLIT, demo.data / "nut")
+    known = tmp_path / "nut" / "train" / "good"
+    known.mkdir(parents=True)
+    for picture in split.query("split == 'train' and label == 'good'")["image_path"]:
+        shutil.copy(picture, known)
+    command = ["generate", str(artifacts / trained), str(tmp_path / "out"), "--config", str(yaml_file)]
+    command += ["--backgrounds", str(tmp_path / "nut"), "--num-pairs", "3", "--device", "cpu"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    alone = pd.read_parquet(tmp_path / "out" / "pairs.parquet")
+    pd.testing.assert_frame_equal(alone, pairs)
+    for path in alone["image_path"]:
+        assert (tmp_path / "out" / path).read_bytes() == (artifacts / drawn / path).read_bytes()
+    assert (tmp_path / "out" / "objects" / "objects.png").is_file()
 
 
 def test_a_search_sets_the_sampling_of_its_defect_type(config: RunConfig) -> None:

@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +20,7 @@ from tasks.runs import Run, artifacts_of, find_run
 from tasks.runtime import StageOutcome
 from tests.tasks.data_folders import healthy_category
 from tests.tasks.drawn_run import drawn_run
+from tests.tasks.page_rules import Elements, check_sound, contrast
 
 ROOT = Path(__file__).parent.parent.parent
 CHANGES = [
@@ -57,33 +57,6 @@ def text(run: Run) -> str:
     return write_page(run, make_pages(run)).read_text()
 
 
-class Elements(HTMLParser):
-    """The elements of a page with their attributes; all that have an end are closed in order."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "input", "circle", "path", "rect", "use"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in self.VOID or tag in ("path", "use"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, attributes in self.found if (value := attributes.get(name)) is not None]
-
-
 def test_numbers_of_the_page_are_those_of_the_tables(run: Run, text: str) -> None:
     metrics = pd.read_parquet(run.folder / "metrics.parquet")
     lift = pd.read_parquet(run.folder / "lift.parquet")
@@ -103,21 +76,24 @@ def test_numbers_of_the_page_are_those_of_the_tables(run: Run, text: str) -> Non
 
 
 def test_the_page_stands_alone_and_is_sound(text: str) -> None:
-    page = Elements(text)
-    ids = page.values("id")
-    assert len(ids) == len(set(ids)), "an id twice"
-    targets = [each.removeprefix("#") for each in page.values("href") if each.startswith("#")]
-    referred = re.findall(r"url\(#([^)]+)\)", text)
-    assert set(targets) | set(referred) <= set(ids)
-    assert "of-bolt" in targets
-    links = [each for name in ("src", "href") for each in page.values(name)]
-    assert all(each.startswith(("#", "data:")) for each in links)
-    assert "http" not in re.sub(r"xmlns(:\w+)?=\"[^\"]*\"", "", text)
-    images = [attributes for tag, attributes in page.found if tag == "img"]
-    assert len(images) > 10
-    assert all(each.get("alt") and each.get("width") for each in images)
-    drawings = [attributes for tag, attributes in page.found if tag == "svg"]
-    assert all(each.get("aria-label") or each.get("aria-hidden") for each in drawings)
+    page = check_sound(text)
+    assert "of-bolt" in page.values("id")
+    assert len(page.all("img")) > 10
+
+
+def test_text_and_drawings_stand_out_in_light_in_the_dark_and_on_paper() -> None:
+    blocks = re.findall(r":root \{(.*?)\}", (ROOT / "tasks/html/style.css").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    tones = ("good", "bad", "open", "warn")
+    pairs = [(name, "paper") for name in ("ink", "muted", "link", *tones)]
+    pairs += [(name, "card") for name in ("ink", "muted")]
+    pairs += [(name, f"{tone}-paper") for tone in tones for name in ("ink", tone)]
+    for block in blocks:
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+        for name, behind in pairs:
+            assert contrast(colours[name], colours[behind]) >= 4.5, (name, behind, colours[name])
+        for number in range(8):
+            assert contrast(colours[f"series-{number}"], colours["paper"]) >= 3, number
 
 
 def test_what_failed_is_said_with_the_reason_and_the_command(run: Run, text: str) -> None:

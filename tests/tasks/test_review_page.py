@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from tasks.artifacts import Artifact
 from tasks.config import RunConfig
 from tasks.decisions import decide, read_decisions
 from tasks.errors import AnodiffError
+from tasks.review import decisions_on
 from tasks.review_desk import Desk, read_painted
 from tasks.review_page import bound, page_of, served
 from tasks.review_pairs import picture
@@ -113,6 +115,22 @@ def test_a_decision_on_a_picture_drawn_anew_is_not_shown(config: RunConfig, desk
     other = said_of(artifact, 0, "rejected").model_copy(update={"picture": "another"})
     decide(config.store, "bolt", pair.drawn, 0, other)
     assert Desk(desk.run).decided == {}
+
+
+def test_pairs_that_a_dose_of_shots_drew_are_decided_on_by_themselves_and_the_next_run_hears_of_it(
+    tmp_path: Path,
+) -> None:
+    config = run_config(tmp_path)
+    split, draw = prepared(config), drawn(config, 0, [10, 12])
+    of_dose = replace(drawn(config, 50, [9]), label="bolt/dent, 1 shots")
+    judged_of_dose = judged(config, split, [of_dose])
+    written_run(config, split, draw, judged(config, split, [draw]), of_dose, judged_of_dose)
+    desk = Desk(find_run(config.store, "latest"))
+    assert [pair.defect for pair in desk.pairs.values()] == ["dent", "dent", "dent, 1 shots"]
+    key = f"bolt/{of_dose.digest}/50"
+    assert desk.shots({"key": key})["shots"]
+    desk.decide({"key": key, "verdict": "rejected"})
+    assert list(decisions_on(config, judged_of_dose, [of_dose])) == [f"{of_dose.digest}/50"]
 
 
 def test_a_port_that_is_taken_is_said() -> None:
