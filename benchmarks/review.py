@@ -65,7 +65,7 @@ def make_run(folder: Path, pairs: int, size_px: int) -> RunConfig:
             rows.append(row)
         pd.DataFrame(rows).to_parquet(staged.out / "pairs.parquet", index=False)
 
-    drawn = plan(config.store, "generate", 1, "bolt", label="bolt/dent", pairs=pairs, size_px=size_px)
+    drawn = plan(config.store, "generate", 1, "bolt", label="bolt/dent", pairs=pairs)
     publish(drawn, draw, device="cpu")
     judged = plan(
         config.store, "curate", 1, "bolt", label="bolt/dent", defect="dent", samples=split, pairs=[drawn]
@@ -77,7 +77,7 @@ def make_run(folder: Path, pairs: int, size_px: int) -> RunConfig:
 
 def judge(drawn: Artifact, staged: Staged) -> None:
     """What curation writes, all passed."""
-    table = pd.read_parquet(drawn.path / "pairs.parquet").assign(reasons="", trust=0.8)
+    table = pd.read_parquet(drawn.path / "pairs.parquet").assign(reasons="", trust=0.8, adapter_key="some")
     for kind in ("image", "anomaly", "mask"):
         column = f"{kind}_path"
         table[column] = [f"../../../generate/bolt/{drawn.digest}/{path}" for path in table[column]]
