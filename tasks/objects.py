@@ -19,7 +19,6 @@ from tasks.errors import DataError
 from tasks.pictures import load_image
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
-from tasks.samples import category_folder
 from tasks.sheets import GAP_PX, PAPER, fit, overlay
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ def draw_objects(pictures: list[Path], masks: list[Path]) -> Image.Image:
 
 def _mask_name(image_path: str) -> str:
     """A picture's place below its category's folder, below masks/; no two pictures of a folder share a stem."""
-    below = Path(image_path).relative_to(category_folder(image_path))
+    below = Path(*Path(image_path).parts[1:][-3:])  # a folder of normals may lie at the disk's root
     return (Path(MASKS) / below.with_suffix(".png")).as_posix()
 
 

@@ -144,3 +144,8 @@ def test_a_texture_has_no_background_to_compensate_and_that_is_said(
     assert "the whole picture varies alike" in line
     assert without_texture(config, "leather", texture) is config
     assert len(said) == 1
+
+
+def test_normals_may_lie_in_a_folder_at_the_disks_root(tmp_path: Path) -> None:
+    masks = ObjectMasks("aligned", "", tmp_path)
+    assert masks.of("/normals/000.png") == tmp_path / "masks/normals/000.png"
