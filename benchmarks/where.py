@@ -1,11 +1,13 @@
 """Pairs at a wished place and size: `python -m benchmarks.where ADAPTER CATEGORY_FOLDER DEFECT [--pairs 16] [--lines]`.
 
 Each pair gets a box of a shot's size, anywhere, or with --lines a crooked line through it. The same seeds are drawn
-without conditioning, with the anomaly branch held flat outside the region but no push of the first noise, with both, and
-with both but half the push. Of the masks: inside, the mean share in the region; reach, of the region the share within
-3 px of the mask; centre, mean distance of the centres in shares of the side; size, mean logarithm of the mask's box's
-side over the wished one's, and its mean size without sign. Then the quality figures that say whether the pairs are
-still different, and their mean distance to each other. A sheet of each goes into --out.
+without conditioning; with the anomaly branch held flat outside the region and bumps of the noise levelled there, but the
+noise not raised within; and with all of it, raised as far as the code does (aim 4), less, and more. Of the masks: inside,
+the mean share in the region; reach, of the region the share within 3 px of the mask; centre, mean distance of the
+centres in shares of the side; size, mean logarithm of the mask's box's side over the wished one's, and its mean size
+without sign. Then the quality figures that say whether the pairs are still different, and their mean distance to each
+other, pairwise, with its change against off and the 95 % interval of that from redrawing the seeds. A sheet of each goes
+into --out.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -30,13 +33,8 @@ from dual_anodiff.pipeline import DualAnoDiffOutput, DualAnoDiffPipeline
 from dual_anodiff.quality import quality
 
 SIZE_PX = 128
-# Name, whether regions are given, factor on the push.
-FORMS = (
-    ("off", False, 1.0),
-    ("held, no push", True, 0.0),
-    ("held, pushed", True, 1.0),
-    ("half the push", True, 0.5),
-)
+# Name, and how far the noise leans in the region; None without regions.
+FORMS = {"off": None, "held alone": -torch.inf, "aim 3": 3.0, "aim 4": 4.0, "aim 5": 5.0}
 FIGURES = (
     "ic_distance_encoder", "ic_background_encoder", "kid_encoder", "coverage", "near_copies", "near_copies_earlier",
     "mask_alignment", "mask_inside", "mask_outside", "placement_size",
@@ -118,15 +116,31 @@ def draw_sheet(pairs: PairSet, regions: Tensor, path: Path) -> None:
 
 def measure(
     pairs: PairSet, regions: Tensor, shots: PairSet, normals: Tensor, features: Features
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """The figures, and the distances between the pairs. Shape: (n, n)."""
     figures = quality(pairs, shots, normals, features=features).figures.set_index("metric")["value"]
     seen = look(features, pairs.image, pairs.mask)
-    apart = distance(seen, seen, "everywhere")[~torch.eye(len(pairs), dtype=torch.bool)]
+    apart = distance(seen, seen, "everywhere").fill_diagonal_(0).numpy()
     return {
         **against_wish(pairs.mask, regions),
-        "pairwise": float(apart.mean()),
+        "pairwise": _mean_apart(apart, np.ones(len(apart))),
         **{name: figures[name] for name in FIGURES},
-    }
+    }, apart
+
+
+def change(apart: NDArray[np.float32], off: NDArray[np.float32]) -> dict[str, float]:
+    """Of the mean distance between pairs of the same seeds, which are redrawn together."""
+    generator, n = np.random.default_rng(0), len(off)
+    times = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(2000)]
+    redrawn = [_mean_apart(apart - off, each) for each in times]
+    low, high = np.quantile(redrawn, [0.025, 0.975])
+    return {"change": _mean_apart(apart - off, np.ones(n)), "from": float(low), "to": float(high)}
+
+
+def _mean_apart(apart: NDArray[np.float32], times: NDArray[Any]) -> float:
+    """Between different pairs, each taken so many times."""
+    weight = np.outer(times, times) * (1 - np.eye(len(times)))
+    return float((weight * apart).sum() / weight.sum())
 
 
 def main() -> None:
@@ -151,21 +165,23 @@ def main() -> None:
     if args.lines:
         regions = lines_in(regions, seeds)
     normals = load_images(sorted((args.category / "train" / "good").glob("*.png"))[:40], SIZE_PX)
-    push, rows = conditioning.PUSH, {}
-    for name, held, factor in FORMS:
-        conditioning.PUSH = push * factor
+    rows, off = {}, np.empty((0, 0), dtype=np.float32)
+    for name, aim in FORMS.items():
+        conditioning.AIM = aim or 0.0
         pairs = as_pairs(
             pipe(
                 len(seeds), seeds=seeds, num_inference_steps=args.steps, guidance_scale=args.guidance,
-                regions=regions if held else None, size_px=SIZE_PX,
+                regions=None if aim is None else regions, size_px=SIZE_PX,
             )
         )  # fmt: skip
-        rows[name] = measure(pairs, regions, load_shots(shots, SIZE_PX), normals, features)
+        rows[name], apart = measure(pairs, regions, load_shots(shots, SIZE_PX), normals, features)
+        off = apart if aim is None else off
+        rows[name] |= change(apart, off)
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
             draw_sheet(pairs, regions, args.out / f"{args.defect}, {name}.png")
         print(name, {key: round(float(value), 3) for key, value in rows[name].items()}, flush=True)
-    print(f"{args.category.name}/{args.defect}, {args.pairs} pairs, {args.steps} steps, push {push}")
+    print(f"{args.category.name}/{args.defect}, {args.pairs} pairs, {args.steps} steps")
     print(pd.DataFrame(rows).round(3).to_string())
 
 

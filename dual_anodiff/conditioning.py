@@ -1,17 +1,19 @@
 """Pairs with the defect at a wished place and of a wished size.
 
-Where a defect comes to lie is settled in the first steps, by the coarse part of both branches' noise. So the first noise
-is pushed, in the region's cells, along what tells the shots' defects from their surroundings (PUSH), in both branches.
-And at every step the anomaly branch outside the region is replaced by the flat part, noised to that step: no second
-defect gets a mask. That alone (RePaint, arXiv 2201.09865; blended diffusion, arXiv 2111.14818) is not enough: the image
-branch does not follow, and draws its defect where its own noise has it, where no mask can be (`benchmarks.where`).
+Where a defect comes to lie is settled in the first steps, by the coarse part of both branches' noise: it comes where that
+leans, by chance and by little, towards what tells the shots' defects from their surroundings (their contrast). So along
+that one direction the first noise is raised in the region (AIM), and bumps elsewhere are levelled; all else of it, so
+form and look, stays the pair's own. And at every step the anomaly branch outside the region is replaced by the flat part,
+noised to that step: no second defect gets a mask. That alone (RePaint, arXiv 2201.09865; blended diffusion,
+arXiv 2111.14818) is not enough: the image branch does not follow, and draws its defect where its own noise has it, where
+no mask can be. Nor is the whole contrast added to the noise, as a signal leak (arXiv 2309.15842) would be: it comes true,
+but as a box, darker than any shot (`benchmarks.where`).
 
-Places are exact to about one latent cell (8 px at the working size). The masks are not cut to the region: they say where
-the defect is, also where it reaches a few px beyond.
+Places are exact to about one latent cell (8 px at the working size), and so much room is left around the region for a
+defect's own outline; the masks are not cut to it.
 
-A box is for compact defects. The push fills its region evenly, without a shape: cracks become a patch of hatching (seen
-on the demo's tile), and defects come out boxier and stronger than the shots'. A thin defect is wished for by a mask file
-with the line drawn in: the branch is held to the cells along it (`benchmarks.where --lines`).
+A thin defect is wished for by a mask file with the line drawn in: the branch is held to the cells along it
+(`benchmarks.where --lines`). A box says nothing of a line's course.
 """
 
 from collections.abc import Sequence
@@ -28,9 +30,8 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_mask
 from dual_anodiff.objective import encode, seeded
 
-# Of the difference between a defect's latents and its surroundings'. Of 16 spots of paint 8 stay away without a push,
-# 1 with half of it, none with all of it; of 16 stains 3 with all of it.
-PUSH = 1.0
+# How far the noise leans towards a defect in the region, in standard deviations of chance (`benchmarks.where`).
+AIM = 4.0
 # Streams of a pair's seed beside its noise: which shot it is like, and where its region lies.
 LIKE, PLACE = 3, 4
 # Sizes 'shots': a shot's own extents times a factor from here.
@@ -153,14 +154,26 @@ class Conditioning:
                 f"{int((~regions.flatten(1).any(1)).sum())} of them empty; give one for each that marks something"
             )
         share = _cell_share(regions, side, side)
-        self.cells = _marked(share).float()  # (b, 1, side, side)
+        self.region = _marked(share).float()  # (b, 1, side, side)
+        # A cell around it too, for the defect's own outline.
+        self.cells = F.max_pool2d(self.region, 3, 1, 1)
         contrast = torch.tensor([like_shot(card, seed).contrast for seed in seeds])  # (b, f=2, c)
+        self.towards = _unit(contrast)[..., None, None]
         # Weaker towards the region's border: a defect is round rather than a box.
-        soft = F.avg_pool2d(F.pad(share, (1, 1, 1, 1)), 3, 1) * self.cells
-        soft = soft / soft.amax((2, 3), keepdim=True)
-        self.push = PUSH * contrast[..., None, None] * soft[:, None]  # (b, f, c, side, side)
+        self.weight = _unit(F.avg_pool2d(F.pad(share, (1, 1, 1, 1)), 3, 1) * self.region)
         grey = torch.zeros(1, 3, side * 8, side * 8, device=vae.device, dtype=vae.dtype)
         self.flat = encode(vae, grey)[0].float()  # (1, c, side, side)
+
+    def steer(self, noise: Tensor) -> Tensor:
+        """The first noise, leaning towards a defect in the region and nowhere else. Shape: (b, f=2, c, side, side)."""
+        leaning = (noise * self.towards).sum((1, 2))[:, None]  # (b, 1, side, side), each cell standard normal
+        inside = (leaning * self.weight).sum((2, 3), keepdim=True)  # standard normal too
+        raised = (AIM - inside).clamp_min(0) * self.weight
+        elsewhere = 1 - self.region
+        sizes = self.region.flatten(1).sum(1).tolist()
+        bumps = [_smooth(each, int(size)) for each, size in zip(leaning * elsewhere, sizes, strict=True)]
+        levelled = elsewhere * torch.stack(bumps).clamp_min(0)
+        return noise + self.towards * (raised - levelled)[:, None]
 
     def hold(self, latents: Tensor, noise: Tensor, scheduler: Any, t: Tensor | None) -> Tensor:
         """Replace the anomaly branch outside the regions by the flat part, as noisy as at t; None: clean.
@@ -185,6 +198,18 @@ def _marked(share: Tensor) -> Tensor:
     A line thinner than a cell stays a line, where one limit for all of it would leave dots. Shape: (n, 1, h, w) → bool.
     """
     return (share > 0) & (share >= F.max_pool2d(share, 3, 1, 1) / 2)
+
+
+def _unit(some: Tensor) -> Tensor:
+    """Each of length 1; what is zero stays so."""
+    return some / some.flatten(1).norm(dim=1).clamp_min(1e-9).view(-1, *[1] * (some.dim() - 1))
+
+
+def _smooth(leaning: Tensor, num_cells: int) -> Tensor:
+    """Means over squares of about so many cells, 3 by 3 or more. Shape: (1, h, w) → (1, h, w)."""
+    side = max(3, 2 * round((num_cells**0.5 - 1) / 2) + 1)
+    side = min(side, 2 * (min(leaning.shape[-2:]) // 2) - 1)
+    return F.avg_pool2d(leaning, side, 1, side // 2, count_include_pad=False)
 
 
 def _mean(latents: Tensor, weight: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         noise = torch.stack([torch.randn(2, channels, side, side, generator=g) for g in generators])
         held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side)
         if held is not None:
-            noise = noise + held.push
+            noise = held.steer(noise)
         latents = noise.flatten(0, 1).to(device)  # ((b f), c, h, w)
         prompts = [image_prompt or card.image_prompt, anomaly_prompt or card.anomaly_prompt]
         text = encode_prompts(self.tokenizer, self.text_encoder, [*prompts, "", ""]).to(dtype)
