@@ -2,12 +2,12 @@
 
 Each pair gets a box of a shot's size, anywhere, or with --lines a crooked line through it. The same seeds are drawn
 without conditioning; with the anomaly branch held flat outside the region and bumps of the noise levelled there, but the
-noise not raised within; and with all of it, raised as far as the code does (aim 4), less, and more. Of the masks: inside,
-the mean share in the region; reach, of the region the share within 3 px of the mask; centre, mean distance of the
+noise not raised within; and with all of it, raised as far as the code does, or as --aims says. Of the masks: inside, the
+mean share in the region; reach, of the region the share within 3 px of the mask; centre, mean distance of the
 centres in shares of the side; size, mean logarithm of the mask's box's side over the wished one's, and its mean size
 without sign. Then the quality figures that say whether the pairs are still different, and their mean distance to each
-other, pairwise, with its change against off and the 95 % interval of that from redrawing the seeds. A sheet of each goes
-into --out.
+other: pairwise of the pictures, looks of the defects alone, wherever they are; each with its change against off and the
+95 % interval of that from redrawing the seeds. A sheet of each goes into --out.
 """
 
 import argparse
@@ -33,8 +33,7 @@ from dual_anodiff.pipeline import DualAnoDiffOutput, DualAnoDiffPipeline
 from dual_anodiff.quality import quality
 
 SIZE_PX = 128
-# Name, and how far the noise leans in the region; None without regions.
-FORMS = {"off": None, "held alone": -torch.inf, "aim 3": 3.0, "aim 4": 4.0, "aim 5": 5.0}
+Apart = NDArray[np.float32]
 FIGURES = (
     "ic_distance_encoder", "ic_background_encoder", "kid_encoder", "coverage", "near_copies", "near_copies_earlier",
     "mask_alignment", "mask_inside", "mask_outside", "placement_size",
@@ -116,31 +115,38 @@ def draw_sheet(pairs: PairSet, regions: Tensor, path: Path) -> None:
 
 def measure(
     pairs: PairSet, regions: Tensor, shots: PairSet, normals: Tensor, features: Features
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """The figures, and the distances between the pairs. Shape: (n, n)."""
+) -> tuple[dict[str, Any], dict[str, Apart]]:
+    """The figures, and how far the pairs are apart in two respects. Shape: (n, n) each, NaN where a mask is empty."""
     figures = quality(pairs, shots, normals, features=features).figures.set_index("metric")["value"]
     seen = look(features, pairs.image, pairs.mask)
-    apart = distance(seen, seen, "everywhere").fill_diagonal_(0).numpy()
-    return {
-        **against_wish(pairs.mask, regions),
-        "pairwise": _mean_apart(apart, np.ones(len(apart))),
-        **{name: figures[name] for name in FIGURES},
-    }, apart
+    looks = torch.where(seen.defect.any(1), 0, torch.nan)[:, None]
+    apart = {
+        "pairwise": distance(seen, seen, "everywhere").numpy(),
+        "looks": (1 - seen.defect @ seen.defect.T + looks + looks.T).numpy(),
+    }
+    told = {**against_wish(pairs.mask, regions), **{name: figures[name] for name in FIGURES}}
+    return told, apart
 
 
-def change(apart: NDArray[np.float32], off: NDArray[np.float32]) -> dict[str, float]:
-    """Of the mean distance between pairs of the same seeds, which are redrawn together."""
-    generator, n = np.random.default_rng(0), len(off)
-    times = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(2000)]
-    redrawn = [_mean_apart(apart - off, each) for each in times]
-    low, high = np.quantile(redrawn, [0.025, 0.975])
-    return {"change": _mean_apart(apart - off, np.ones(n)), "from": float(low), "to": float(high)}
+def change(apart: dict[str, Apart], off: dict[str, Apart]) -> dict[str, float]:
+    """The mean distances, and their change where pairs of the same seeds are redrawn together."""
+    told = {}
+    generator = np.random.default_rng(0)
+    for name, distances in apart.items():
+        n = len(distances)
+        times = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(2000)]
+        redrawn = [_mean_apart(distances - off[name], each) for each in times]
+        low, high = np.quantile(redrawn, [0.025, 0.975])
+        told[name] = _mean_apart(distances, np.ones(n))
+        told[f"{name} change"] = _mean_apart(distances - off[name], np.ones(n))
+        told |= {f"{name} from": float(low), f"{name} to": float(high)}
+    return told
 
 
-def _mean_apart(apart: NDArray[np.float32], times: NDArray[Any]) -> float:
+def _mean_apart(apart: Apart, times: NDArray[Any]) -> float:
     """Between different pairs, each taken so many times."""
-    weight = np.outer(times, times) * (1 - np.eye(len(times)))
-    return float((weight * apart).sum() / weight.sum())
+    weight = np.outer(times, times) * (1 - np.eye(len(times))) * np.isfinite(apart)
+    return float((weight * np.nan_to_num(apart)).sum() / weight.sum())
 
 
 def main() -> None:
@@ -152,6 +158,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=4)
     parser.add_argument("--size", type=float, nargs=2, help="Longer side in shares; without: as the shots'.")
+    parser.add_argument("--aims", type=float, nargs="+", default=[conditioning.AIM])
     parser.add_argument("--lines", action="store_true", help="Lines in place of boxes.")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -165,8 +172,10 @@ def main() -> None:
     if args.lines:
         regions = lines_in(regions, seeds)
     normals = load_images(sorted((args.category / "train" / "good").glob("*.png"))[:40], SIZE_PX)
-    rows, off = {}, np.empty((0, 0), dtype=np.float32)
-    for name, aim in FORMS.items():
+    forms = {"off": None, "held alone": -torch.inf} | {f"aim {aim:g}": aim for aim in args.aims}
+    rows: dict[str, dict[str, Any]] = {}
+    off: dict[str, Apart] = {}
+    for name, aim in forms.items():
         conditioning.AIM = aim or 0.0
         pairs = as_pairs(
             pipe(
@@ -175,7 +184,7 @@ def main() -> None:
             )
         )  # fmt: skip
         rows[name], apart = measure(pairs, regions, load_shots(shots, SIZE_PX), normals, features)
-        off = apart if aim is None else off
+        off = off or apart
         rows[name] |= change(apart, off)
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)

@@ -193,7 +193,9 @@ def test_noise_leans_towards_the_shots_contrast_in_the_region_and_nowhere_else(
     assert (after[:, 4:, 4:].mean((1, 2)) < 0.5).all()
     # 9 cells of variance 1: their sum over 3 is in standard deviations; the middle weighs more than the border.
     assert (after[:, :3, :3].sum((1, 2)) / 3 > 0.8 * AIM).all()
-    torch.testing.assert_close(steered - after[:, None, None] * towards, noise - before[:, None, None] * towards)
+    torch.testing.assert_close(
+        steered - after[:, None, None] * towards, noise - before[:, None, None] * towards
+    )
     torch.testing.assert_close(held.steer(steered)[..., :3, :3], steered[..., :3, :3], msg="once is enough")
 
 
