@@ -127,13 +127,13 @@ def lift_table(
 
 
 def bootstrap(
-    sides: Sequence[Runs], metrics: Sequence[Metric], *, resamples: int, seed: int, stream: int = 0
+    sides: Sequence[Runs], metrics: Sequence[Metric], *, resamples: int, seed: int
 ) -> list[dict[str, Floats]]:
     """Each side's metrics on the test set (row 0) and on redraws of its pictures, the same for all sides.
 
-    A side's value is the mean over its seeds, which are redrawn, too. Sides of several calls belong together, picture by
-    picture, if `seed` is the same; give each call a `stream` of its own, else their seeds are redrawn alike. Shape: each
-    (1 + resamples,). Range: as the metric's, 0 to 1. Raises: PredictionError if a side is empty or the pictures differ.
+    A side's value is the mean over its seeds, which are redrawn, too: each side's by themselves, but alike where two sides
+    score the same with every seed. Sides of several calls with the same `seed` and pictures belong together, too. Shape:
+    each (1 + resamples,). Range: as the metric, 0 to 1. Raises: PredictionError if a side is empty or pictures differ.
     """
     if not all(sides):
         raise PredictionError("lift needs predictions of at least one seed on each side.")
@@ -142,12 +142,10 @@ def bootstrap(
     # Row 0 is the test set itself, each picture once.
     redraws = _redraws(first.label, resamples, np.random.default_rng(seed))
     weights = np.vstack([np.ones(len(first.label)), redraws])
-    generator = np.random.default_rng([seed, stream])
     values: list[dict[str, Floats]] = []
     for runs in sides:
         of_run = [_evaluate(run, weights, metrics) for run in runs]
-        drawn = generator.integers(0, len(runs), (resamples, len(runs)))
-        values.append({metric: _mean_over_seeds([r[metric] for r in of_run], drawn) for metric in metrics})
+        values.append({metric: _mean_over_seeds([r[metric] for r in of_run], seed) for metric in metrics})
     return values
 
 
@@ -216,10 +214,13 @@ def _redraws(labels: NDArray[np.str_], resamples: int, generator: np.random.Gene
     return weights
 
 
-def _mean_over_seeds(per_run: Sequence[Floats], drawn: NDArray[np.int64]) -> Floats:
+def _mean_over_seeds(per_run: Sequence[Floats], seed: int) -> Floats:
     """Row 0: mean over all seeds; then that over each redraw's seeds. Shape: (1 + resamples,)."""
     table = np.stack(per_run)  # (runs, 1 + resamples)
     all_seeds = table.mean(0)
+    # Models that differ by nothing but their threshold are the same to most metrics: no chance lies between them.
+    scores = (np.nan_to_num(table[:, 0]) * 1e9).round().astype(np.int64).tolist()
+    drawn = np.random.default_rng([seed, *scores]).integers(0, len(table), (table.shape[1] - 1, len(table)))
     redrawn = np.take_along_axis(table[:, 1:].T, drawn, axis=1).mean(1)
     redrawn = all_seeds[1:] + _widened(len(table)) * (redrawn - all_seeds[1:])
     return np.concatenate([all_seeds[:1], redrawn.clip(0, 1)])

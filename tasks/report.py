@@ -30,7 +30,7 @@ from tasks.under_way import STARTED
 
 log = logging.getLogger("anodiff")
 
-VERSION = 5
+VERSION = 6
 METRICS, LIFT, SHEETS = "metrics.parquet", "lift.parquet", "sheets"
 DOSE, ADVICE = "dose.parquet", "advice.txt"
 PAIRS, QUALITY = "pairs.parquet", "quality.parquet"

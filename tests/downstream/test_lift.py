@@ -117,6 +117,16 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert covered >= 51, "0.95 of 60 is 57, three standard deviations below are 52"
 
 
+def test_seeds_are_redrawn_alike_where_two_sides_score_the_same_and_else_by_themselves() -> None:
+    seeds = [random_predictions(7, n=45, signal=signal) for signal in (0.1, 0.3, 0.5)]
+    stricter = [replace(each, image_threshold=each.image_threshold + 0.1) for each in seeds]
+    by_metric = {r.metric: r for r in lift(seeds, stricter, resamples=100)}
+    assert (by_metric["pixel_ap"].low, by_metric["pixel_ap"].high) == (0, 0)
+    assert by_metric["escape_rate"].low < by_metric["escape_rate"].high
+    (turned,) = lift(seeds, seeds[::-1], resamples=100, metrics=["pixel_ap"])
+    assert turned.low < 0 < turned.high, "no seed of one side belongs to one of the other"
+
+
 @pytest.mark.parametrize("num_seeds", [2, 3, 5])
 def test_the_interval_covers_the_truth_where_seeds_differ_more_than_pictures(num_seeds: int) -> None:
     """Two trainings that hit 70 % on average, the easy pictures first, how many is the seed's luck.
