@@ -6,8 +6,8 @@ that one direction the first noise is raised in the region (AIM), and bumps else
 form and look, stays the pair's own. And at every step the anomaly branch outside the region is replaced by the flat part,
 noised to that step: no second defect gets a mask. That alone (RePaint, arXiv 2201.09865; blended diffusion,
 arXiv 2111.14818) is not enough: the image branch does not follow, and draws its defect where its own noise has it, where
-no mask can be. Nor is the whole contrast added to the noise, as a signal leak (arXiv 2309.15842) would be: it comes true,
-but as a box, darker than any shot (`benchmarks.where`).
+no mask can be (`benchmarks.where`). The whole contrast added to the noise, after the signal leak of arXiv 2309.15842, puts
+defects to the cell, but as boxes, and darker than any shot.
 
 Places are exact to about one latent cell (8 px at the working size), and so much room is left around the region for a
 defect's own outline; the masks are not cut to it.
@@ -30,7 +30,7 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_mask
 from dual_anodiff.objective import encode, seeded
 
-# How far the noise leans towards a defect in the region, in standard deviations of chance (`benchmarks.where`).
+# How far the noise leans towards a defect in the region, in standard deviations of chance (`benchmarks.where --aims`).
 AIM = 4.0
 # Streams of a pair's seed beside its noise: which shot it is like, and where its region lies.
 LIKE, PLACE = 3, 4
