@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import State, flow, tags
+from prefect.exceptions import MissingResult
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
@@ -64,7 +65,13 @@ def check_inputs(config: RunConfig) -> None:
 
 def outcome_of(category: str, state: State[Any]) -> CategoryOutcome:
     """A category's outcome from its flow's state; one that broke outside of its stages counts as one failed stage."""
-    found = state.result(raise_on_failure=False)
+    try:
+        found = state.result(raise_on_failure=False)
+    except MissingResult:
+        # Seen once, where the server's database was locked for a minute: the artifacts are there all the same.
+        found = RuntimeError(
+            "Prefect's server lost what this category came to; the same command finds its stages done"
+        )
     if isinstance(found, CategoryOutcome):
         return found
     error = found if isinstance(found, BaseException) else RuntimeError(state.message or "no reason given")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from prefect import flow, task
+from prefect.states import Completed
 
+from flows.augmentation import outcome_of
 from tasks.artifacts import Artifact, plan, verified
 from tasks.config import RunConfig
 from tasks.errors import DataError
@@ -90,3 +92,11 @@ def waits(out: Artifact, config: RunConfig, notes: str) -> StageResult:
 @flow
 def waiting(out: Artifact, config: RunConfig, notes: str) -> StageOutcome:
     return run(waits, out, config, notes=notes).outcome
+
+
+def test_a_category_whose_outcome_the_server_lost_fails_and_leaves_the_run_its_end() -> None:
+    outcome = outcome_of("bolt", Completed())
+    (stage,) = outcome.stages
+    assert (stage.status, outcome.report) == ("failed", None)
+    assert stage.error is not None
+    assert "the same command finds its stages done" in stage.error
