@@ -129,9 +129,20 @@ def test_seeds_are_redrawn_alike_where_two_sides_score_the_same_and_else_by_them
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5])
 def test_the_interval_covers_the_truth_where_seeds_differ_more_than_pictures(num_seeds: int) -> None:
-    """Two trainings that hit 70 % on average, the easy pictures first, how many is the seed's luck.
+    assert 0.9 <= covered_of_200(num_seeds) / 200 < 1, "0.95, three standard deviations are 0.046"
 
-    Three seeds redrawn plainly cover about 82 %.
+
+def test_three_seeds_redrawn_plainly_would_cover_it_four_times_in_five(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("downstream.lift._widened", lambda num_seeds: 1.0)
+    assert 0.72 <= covered_of_200(3) / 200 <= 0.88, "0.8, three standard deviations are 0.085"
+
+
+def covered_of_200(num_seeds: int) -> int:
+    """Of 200 comparisons those whose interval holds 0, the truth.
+
+    Both trainings hit 70 % on average, the easy pictures first; how many is the seed's luck.
     """
     generator = np.random.default_rng(num_seeds)
     classes = np.array(["bad", "good"])
@@ -149,7 +160,7 @@ def test_the_interval_covers_the_truth_where_seeds_differ_more_than_pictures(num
         a, b = ([trained() for _ in range(num_seeds)] for _ in range(2))
         (result,) = lift(a, b, resamples=200, metrics=["accuracy"])
         covered += result.low <= 0 <= result.high
-    assert 180 <= covered <= 199, "0.95 of 200 is 190, three standard deviations are 9"
+    return covered
 
 
 def test_different_pictures_are_refused() -> None:
