@@ -1,17 +1,18 @@
 """Pairs at a wished place and size: `python -m benchmarks.where ADAPTER CATEGORY_FOLDER DEFECT [--pairs 16] [--lines]`.
 
 Each pair gets a box of a shot's size, anywhere, or with --lines a crooked line through it. The same seeds are drawn
-without conditioning; with the anomaly branch held flat outside the region and bumps of the noise levelled there, but the
-noise not raised within; and with all of it, raised as far as the code does, or as --aims says. Of the masks: inside, the
+without conditioning; with the noise moved and levelled and the anomaly branch held flat outside the region, but the noise
+not raised within; and with all of it, raised as far as the code does, or as --aims says. Of the masks: inside, the
 mean share in the region; reach, of the region the share within 3 px of the mask; centre, mean distance of the
 centres in shares of the side; size, mean logarithm of the mask's box's side over the wished one's, and its mean size
-without sign. Then the quality figures that say whether the pairs are still different, and their mean distance to each
-other: pairwise of the pictures, looks of the defects alone, wherever they are; each with its change against off and the
-95 % interval of that from redrawing the seeds. A sheet of each goes into --out.
+without sign. Then the quality figures that say whether the pairs are still different, and of the pairs: pairwise, the mean
+distance of the pictures to each other; looks, the same of the defects alone, wherever they are; covered, the share of shots
+that 32 pairs with a mask are expected to come near; density. These with their change against off and the 95 % interval of
+that from redrawing the seeds; all four of pairs with a mask. A sheet of each goes into --out.
 """
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,17 @@ from torch import Tensor
 
 from dual_anodiff import conditioning
 from dual_anodiff.config import WhereConfig
-from dual_anodiff.features import Features, distance, look
+from dual_anodiff.features import Features, distance
 from dual_anodiff.images import Shot, load_shot
+from dual_anodiff.neighbours import find_neighbours
 from dual_anodiff.objective import encode
-from dual_anodiff.pairs import PairSet, load_images, load_shots
+from dual_anodiff.pairs import FLIPS, PairSet, load_images, load_shots
 from dual_anodiff.pipeline import DualAnoDiffOutput, DualAnoDiffPipeline
 from dual_anodiff.quality import quality
 
 SIZE_PX = 128
-Apart = NDArray[np.float32]
+BATCH = 16
+Matrix = NDArray[np.float32]
 FIGURES = (
     "ic_distance_encoder", "ic_background_encoder", "kid_encoder", "coverage", "near_copies", "near_copies_earlier",
     "mask_alignment", "mask_inside", "mask_outside", "placement_size",
@@ -77,12 +80,17 @@ def lines_in(boxes: Tensor, seeds: list[int]) -> Tensor:
     return torch.stack(lines)
 
 
-def as_pairs(drawn: DualAnoDiffOutput) -> PairSet:
+def as_pairs(drawn: list[DualAnoDiffOutput]) -> PairSet:
     def stack(pictures: list[Image.Image]) -> Tensor:
         return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
 
-    images, anomalies = (stack(some).permute(0, 3, 1, 2) for some in (drawn.images, drawn.anomalies))
-    return PairSet(images.contiguous(), stack(drawn.masks) > 127, anomalies.contiguous())
+    images, masks, anomalies = (
+        stack([picture for each in drawn for picture in getattr(each, name)])
+        for name in ("images", "masks", "anomalies")
+    )
+    return PairSet(
+        images.permute(0, 3, 1, 2).contiguous(), masks > 127, anomalies.permute(0, 3, 1, 2).contiguous()
+    )
 
 
 def against_wish(masks: Tensor, regions: Tensor) -> dict[str, float]:
@@ -113,37 +121,65 @@ def draw_sheet(pairs: PairSet, regions: Tensor, path: Path) -> None:
     Image.fromarray(torch.cat(list(columns), dim=2).permute(1, 2, 0).numpy()).save(path)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How different the pairs are.
+
+    Shape: pairwise and looks (n, n), distances between pairs, NaN where a mask is empty; near (m, n), whether a pair is as
+    near to a shot as the nearest other shot, NaN where its mask is empty.
+    """
+
+    pairwise: Matrix
+    looks: Matrix
+    near: Matrix
+
+    def figures(self, times: NDArray[Any]) -> dict[str, float]:
+        """With each pair taken so many times. Shape: (n,)."""
+        near = np.nansum(self.near * times, 1) / (times * np.isfinite(self.near[0])).sum()
+        return {
+            "pairwise": _mean_apart(self.pairwise, times),
+            "looks": _mean_apart(self.looks, times),
+            "covered": float((1 - (1 - near) ** 32).mean()),
+            "density": float(near.sum()),
+        }
+
+
 def measure(
     pairs: PairSet, regions: Tensor, shots: PairSet, normals: Tensor, features: Features
-) -> tuple[dict[str, Any], dict[str, Apart]]:
-    """The figures, and how far the pairs are apart in two respects. Shape: (n, n) each, NaN where a mask is empty."""
+) -> tuple[dict[str, Any], Spread]:
     figures = quality(pairs, shots, normals, features=features).figures.set_index("metric")["value"]
-    seen = look(features, pairs.image, pairs.mask)
-    looks = torch.where(seen.defect.any(1), 0, torch.nan)[:, None]
-    apart = {
-        "pairwise": distance(seen, seen, "everywhere").numpy(),
-        "looks": (1 - seen.defect @ seen.defect.T + looks + looks.T).numpy(),
-    }
-    told = {**against_wish(pairs.mask, regions), **{name: figures[name] for name in FIGURES}}
-    return told, apart
+    found = find_neighbours(pairs, shots, features, tuple(FLIPS))
+    seen = found.pairs
+    empty = torch.where(seen.defect.any(1), 0, torch.nan)
+    own = torch.stack([torch.cdist(found.shots[0].defect, each.defect) for each in found.shots]).amin(0)
+    to_pairs = torch.stack([torch.cdist(each.defect, seen.defect) for each in found.shots]).amin(0)
+    near = to_pairs < own.fill_diagonal_(torch.inf).amin(1, keepdim=True)
+    spread = Spread(
+        (distance(seen, seen, "everywhere") + empty + empty[:, None]).numpy(),
+        (1 - seen.defect @ seen.defect.T + empty + empty[:, None]).numpy(),
+        (near + empty).numpy(),
+    )
+    return {**against_wish(pairs.mask, regions), **{name: figures[name] for name in FIGURES}}, spread
 
 
-def change(apart: dict[str, Apart], off: dict[str, Apart]) -> dict[str, float]:
-    """The mean distances, and their change where pairs of the same seeds are redrawn together."""
-    told = {}
+def change(spread: Spread, off: Spread) -> dict[str, float]:
+    """The figures of the spread, and their change where pairs of the same seeds are redrawn together."""
+    n = spread.near.shape[1]
     generator = np.random.default_rng(0)
-    for name, distances in apart.items():
-        n = len(distances)
-        times = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(2000)]
-        redrawn = [_mean_apart(distances - off[name], each) for each in times]
-        low, high = np.quantile(redrawn, [0.025, 0.975])
-        told[name] = _mean_apart(distances, np.ones(n))
-        told[f"{name} change"] = _mean_apart(distances - off[name], np.ones(n))
-        told |= {f"{name} from": float(low), f"{name} to": float(high)}
+    drawn = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(2000)]
+    now, redrawn = (
+        pd.DataFrame([spread.figures(times) for times in some])
+        - pd.DataFrame([off.figures(times) for times in some])
+        for some in ([np.ones(n)], drawn)
+    )
+    told = spread.figures(np.ones(n))
+    for name in list(told):
+        low, high = redrawn[name].quantile([0.025, 0.975])
+        told |= {f"{name} change": float(now[name][0]), f"{name} from": low, f"{name} to": high}
     return told
 
 
-def _mean_apart(apart: Apart, times: NDArray[Any]) -> float:
+def _mean_apart(apart: Matrix, times: NDArray[Any]) -> float:
     """Between different pairs, each taken so many times."""
     weight = np.outer(times, times) * (1 - np.eye(len(times))) * np.isfinite(apart)
     return float((weight * np.nan_to_num(apart)).sum() / weight.sum())
@@ -155,6 +191,7 @@ def main() -> None:
     parser.add_argument("category", type=Path)
     parser.add_argument("defect")
     parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=4)
     parser.add_argument("--size", type=float, nargs=2, help="Longer side in shares; without: as the shots'.")
@@ -165,27 +202,29 @@ def main() -> None:
     shots, features = shots_of(args.category, args.defect), Features()
     pipe = load(args.adapter, shots)
     assert pipe.card is not None
-    seeds = list(range(args.pairs))
+    seeds = list(range(args.first_seed, args.first_seed + args.pairs))
     where = WhereConfig(size=tuple(args.size) if args.size else "shots")
     regions = conditioning.draw_regions(where, pipe.card, seeds, SIZE_PX)
     assert regions is not None
     if args.lines:
         regions = lines_in(regions, seeds)
     normals = load_images(sorted((args.category / "train" / "good").glob("*.png"))[:40], SIZE_PX)
-    forms = {"off": None, "held alone": -torch.inf} | {f"aim {aim:g}": aim for aim in args.aims}
+    forms = {"off": None, "not raised": -torch.inf} | {f"aim {aim:g}": aim for aim in args.aims}
     rows: dict[str, dict[str, Any]] = {}
-    off: dict[str, Apart] = {}
+    off: Spread | None = None
     for name, aim in forms.items():
         conditioning.AIM = aim or 0.0
-        pairs = as_pairs(
+        drawn = [
             pipe(
-                len(seeds), seeds=seeds, num_inference_steps=args.steps, guidance_scale=args.guidance,
-                regions=None if aim is None else regions, size_px=SIZE_PX,
+                len(seeds[part]), seeds=seeds[part], num_inference_steps=args.steps, guidance_scale=args.guidance,
+                regions=None if aim is None else regions[part], size_px=SIZE_PX,
             )
-        )  # fmt: skip
-        rows[name], apart = measure(pairs, regions, load_shots(shots, SIZE_PX), normals, features)
-        off = off or apart
-        rows[name] |= change(apart, off)
+            for part in (slice(first, first + BATCH) for first in range(0, args.pairs, BATCH))
+        ]  # fmt: skip
+        pairs = as_pairs(drawn)
+        rows[name], spread = measure(pairs, regions, load_shots(shots, SIZE_PX), normals, features)
+        off = off or spread
+        rows[name] |= change(spread, off)
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
             draw_sheet(pairs, regions, args.out / f"{args.defect}, {name}.png")

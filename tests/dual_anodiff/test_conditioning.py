@@ -176,26 +176,40 @@ def test_outside_the_region_the_anomaly_branch_is_flat_and_inside_not(pipe: Dual
     assert (free - flat).abs()[:, :, 56:, 56:].max() > 1e-2
 
 
-def test_noise_leans_towards_the_shots_contrast_in_the_region_and_nowhere_else(
+def test_the_place_that_leans_most_is_moved_to_the_region_and_no_other_is_left(
     pipe: DualAnoDiffPipeline,
 ) -> None:
-    """Sides in cells: 8; the region is the upper left 3 by 3, a bump is planted in the lower right."""
+    """Sides in cells: 8; the region is the upper left 3 by 3, bumps are planted in the lower right and upper right."""
     assert pipe.card is not None
     seeds = [3, 4]
     held = Conditioning(pipe.card, pipe.vae, corner(2), seeds, SIZE // 8)
     towards = torch.tensor([like_shot(pipe.card, seed).contrast for seed in seeds])
     towards = (towards / towards.flatten(1).norm(dim=1)[:, None, None])[..., None, None]
     noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    noise[..., 4:, 4:] += 2 * towards
+    noise[..., 4:7, 4:7] += 4 * towards
+    noise[..., 0:3, 4:7] += 2.5 * towards
     steered = held.steer(noise)
-    before, after = ((some * towards).sum((1, 2)) for some in (noise, steered))
-    assert (before[:, 4:, 4:].mean((1, 2)) > 1).all(), "the planted bump"
-    assert (after[:, 4:, 4:].mean((1, 2)) < 0.5).all()
-    # 9 cells of variance 1: their sum over 3 is in standard deviations; the middle weighs more than the border.
-    assert (after[:, :3, :3].sum((1, 2)) / 3 > 0.8 * AIM).all()
+    moved = noise.roll((-4, -4), (-2, -1))
+    before, after = ((some * towards).sum((1, 2)) for some in (moved, steered))
     torch.testing.assert_close(
-        steered - after[:, None, None] * towards, noise - before[:, None, None] * towards
+        steered - after[:, None, None] * towards, moved - before[:, None, None] * towards
     )
+    torch.testing.assert_close(after[:, :3, :3], before[:, :3, :3], msg="leans enough by itself")
+    lesser, left = (some[:, 4:7, :3].mean((1, 2)) for some in (before, after))
+    assert (lesser > 1).all()
+    assert (left < lesser / 2).all()
+
+
+def test_noise_that_leans_too_little_is_raised_in_the_region(pipe: DualAnoDiffPipeline) -> None:
+    assert pipe.card is not None
+    seeds = list(range(20))
+    held = Conditioning(pipe.card, pipe.vae, corner(20), seeds, SIZE // 8)
+    noise = torch.randn(20, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    steered = held.steer(noise)
+    leaning = (steered * held.towards).sum((1, 2))[:, None]
+    reached = (leaning * held.weight).sum((1, 2, 3))
+    assert (reached > AIM - 1e-3).all()
+    assert (reached < AIM + 1e-3).any()
     torch.testing.assert_close(held.steer(steered)[..., :3, :3], steered[..., :3, :3], msg="once is enough")
 
 
