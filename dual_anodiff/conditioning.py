@@ -8,8 +8,8 @@ good as before, and form and look are the pair's own. Along that one direction i
 part, noised to that step: no second defect gets a mask. That alone (RePaint, arXiv 2201.09865; blended diffusion,
 arXiv 2111.14818) is not enough: the image branch does not follow, and draws its defect where its own noise has it, where
 no mask can be (`benchmarks.where`). The whole contrast added to the noise, after the signal leak of arXiv 2309.15842, puts
-defects to the cell, but as boxes, and darker than any shot; noise that is not moved has to be raised further, which makes
-defects alike.
+defects to the cell, but as boxes, and darker than any shot; noise that is not moved has to be raised further, and fewer
+defects look like a shot's. Some of that is left: pairs differ as much as without a wish, but cover the shots' looks less.
 
 Places are exact to about one latent cell (8 px at the working size), and so much room is left around the region for a
 defect's own outline; the masks are not cut to it.
@@ -33,7 +33,7 @@ from dual_anodiff.images import load_mask
 from dual_anodiff.objective import encode, seeded
 
 # How far the noise leans towards a defect in the region at least, in standard deviations of chance: where one comes by
-# itself it is about 2. More finds the place more surely, and makes defects alike (`benchmarks.where --aims`).
+# itself it is about 2. More leaves fewer masks empty, and fewer defects look like a shot's (`benchmarks.where --aims`).
 AIM = 3.0
 # Streams of a pair's seed beside its noise: which shot it is like, and where its region lies.
 LIKE, PLACE = 3, 4
