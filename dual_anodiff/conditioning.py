@@ -32,8 +32,8 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_mask
 from dual_anodiff.objective import encode, seeded
 
-# How far the noise leans towards a defect in the region at least, in standard deviations of chance: where one comes by
-# itself it is about 2. More leaves fewer masks empty, and fewer defects look like a shot's (`benchmarks.where --aims`).
+# How far the noise leans towards a defect in the region at least, in standard deviations of chance. More leaves fewer
+# masks empty, and fewer defects look like a shot's (`benchmarks.where --aims`).
 AIM = 3.0
 # Streams of a pair's seed beside its noise: which shot it is like, and where its region lies.
 LIKE, PLACE = 3, 4
