@@ -1,14 +1,14 @@
 """Pairs at a wished place and size: `python -m benchmarks.where ADAPTER CATEGORY_FOLDER DEFECT [--pairs 16] [--lines]`.
 
-Each pair gets a box of a shot's size, anywhere, or with --lines a crooked line through it. The same seeds are drawn
-without conditioning; with the noise moved and levelled and the anomaly branch held flat outside the region, but the noise
-not raised within; and with all of it, raised as far as the code does, or as --aims says. Of the masks: inside, the
+Each pair gets a box of a shot's size, anywhere, or with --lines a crooked line through it. Drawn: off, --pool pairs
+without a wish; found, those of them that lie best in the wished regions by themselves, each taken once: what the places
+alone change; and with the wish, the noise leaning as LEANS says, or as each --leans. Of the masks: inside, the
 mean share in the region; reach, of the region the share within 3 px of the mask; centre, mean distance of the
 centres in shares of the side; size, mean logarithm of the mask's box's side over the wished one's, and its mean size
 without sign. Then the quality figures that say whether the pairs are still different, and of the pairs: pairwise, the mean
 distance of the pictures to each other; looks, the same of the defects alone, wherever they are; covered, the share of shots
 that 32 pairs with a mask are expected to come near; density. These with their change against off and the 95 % interval of
-that from redrawing the seeds; all four of pairs with a mask. A sheet of each goes into --out.
+that from redrawing the pairs; all four of pairs with a mask. A sheet of each goes into --out.
 """
 
 import argparse
@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dual_anodiff import conditioning
+from dual_anodiff import conditioning, pipeline
 from dual_anodiff.config import WhereConfig
 from dual_anodiff.features import Features, distance
 from dual_anodiff.images import Shot, load_shot
@@ -36,10 +37,11 @@ from dual_anodiff.quality import quality
 
 SIZE_PX = 128
 BATCH = 16
+SHOWN = 24  # columns of a sheet
 Matrix = NDArray[np.float32]
 FIGURES = (
-    "ic_distance_encoder", "ic_background_encoder", "kid_encoder", "coverage", "near_copies", "near_copies_earlier",
-    "mask_alignment", "mask_inside", "mask_outside", "placement_size",
+    "ic_distance_encoder", "ic_background_encoder", "kid_encoder", "near_copies", "mask_alignment", "mask_inside",
+    "mask_outside", "placement_size",
 )  # fmt: skip
 
 
@@ -91,6 +93,11 @@ def as_pairs(drawn: list[DualAnoDiffOutput]) -> PairSet:
     return PairSet(
         images.permute(0, 3, 1, 2).contiguous(), masks > 127, anomalies.permute(0, 3, 1, 2).contiguous()
     )
+
+
+def taken(pairs: PairSet, which: list[int] | slice) -> PairSet:
+    assert pairs.anomaly is not None
+    return PairSet(pairs.image[which], pairs.mask[which], pairs.anomaly[which])
 
 
 def against_wish(masks: Tensor, regions: Tensor) -> dict[str, float]:
@@ -163,20 +170,31 @@ def measure(
 
 
 def change(spread: Spread, off: Spread) -> dict[str, float]:
-    """The figures of the spread, and their change where pairs of the same seeds are redrawn together."""
-    n = spread.near.shape[1]
-    generator = np.random.default_rng(0)
-    drawn = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(2000)]
-    now, redrawn = (
-        pd.DataFrame([spread.figures(times) for times in some])
-        - pd.DataFrame([off.figures(times) for times in some])
-        for some in ([np.ones(n)], drawn)
-    )
-    told = spread.figures(np.ones(n))
-    for name in list(told):
+    """The figures of the spread, and their change where the pairs of both are redrawn."""
+    told, before = (some.figures(np.ones(some.near.shape[1])) for some in (spread, off))
+    redrawn = _redrawn(spread, 1) - _redrawn(off, 0)
+    changes: dict[str, float] = {}
+    for name, value in told.items():
         low, high = redrawn[name].quantile([0.025, 0.975])
-        told |= {f"{name} change": float(now[name][0]), f"{name} from": low, f"{name} to": high}
-    return told
+        changes |= {f"{name} change": value - before[name], f"{name} from": low, f"{name} to": high}
+    return told | changes
+
+
+def _redrawn(spread: Spread, seed: int) -> pd.DataFrame:
+    n = spread.near.shape[1]
+    generator = np.random.default_rng(seed)
+    return pd.DataFrame(
+        [spread.figures(np.bincount(generator.integers(n, size=n), minlength=n)) for _ in range(1000)]
+    )
+
+
+def find(masks: Tensor, regions: Tensor) -> list[int]:
+    """Which mask overlaps each region most, each taken once. Shape: (m, h, w) bool, (n, h, w) bool with n ≤ m."""
+    flat = [some.flatten(1).float() for some in (regions, masks)]
+    both = flat[0] @ flat[1].T
+    overlap = both / (flat[0].sum(1)[:, None] + flat[1].sum(1)[None] - both)
+    found: list[int] = linear_sum_assignment(-overlap.numpy())[1].tolist()
+    return found
 
 
 def _mean_apart(apart: Matrix, times: NDArray[Any]) -> float:
@@ -191,45 +209,60 @@ def main() -> None:
     parser.add_argument("category", type=Path)
     parser.add_argument("defect")
     parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--pool", type=int, help="Pairs without a wish; without: three times --pairs.")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=4)
     parser.add_argument("--size", type=float, nargs=2, help="Longer side in shares; without: as the shots'.")
-    parser.add_argument("--aims", type=float, nargs="+", default=[conditioning.AIM])
+    parser.add_argument("--leans", type=float, nargs="+", action="append")
     parser.add_argument("--lines", action="store_true", help="Lines in place of boxes.")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     shots, features = shots_of(args.category, args.defect), Features()
     pipe = load(args.adapter, shots)
     assert pipe.card is not None
-    seeds = list(range(args.first_seed, args.first_seed + args.pairs))
+    seeds = list(range(args.first_seed, args.first_seed + (args.pool or 3 * args.pairs)))
     where = WhereConfig(size=tuple(args.size) if args.size else "shots")
     regions = conditioning.draw_regions(where, pipe.card, seeds, SIZE_PX)
     assert regions is not None
     if args.lines:
         regions = lines_in(regions, seeds)
     normals = load_images(sorted((args.category / "train" / "good").glob("*.png"))[:40], SIZE_PX)
-    forms = {"off": None, "not raised": -torch.inf} | {f"aim {aim:g}": aim for aim in args.aims}
     rows: dict[str, dict[str, Any]] = {}
-    off: Spread | None = None
-    for name, aim in forms.items():
-        conditioning.AIM = aim or 0.0
-        drawn = [
-            pipe(
-                len(seeds[part]), seeds=seeds[part], num_inference_steps=args.steps, guidance_scale=args.guidance,
-                regions=None if aim is None else regions[part], size_px=SIZE_PX,
-            )
-            for part in (slice(first, first + BATCH) for first in range(0, args.pairs, BATCH))
-        ]  # fmt: skip
-        pairs = as_pairs(drawn)
-        rows[name], spread = measure(pairs, regions, load_shots(shots, SIZE_PX), normals, features)
-        off = off or spread
-        rows[name] |= change(spread, off)
+
+    def tell(name: str, pairs: PairSet, spread_of_off: Spread | None) -> Spread:
+        wished = regions[: len(pairs)]
+        rows[name], spread = measure(pairs, wished, load_shots(shots, SIZE_PX), normals, features)
+        rows[name] |= change(spread, spread_of_off or spread)
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
-            draw_sheet(pairs, regions, args.out / f"{args.defect}, {name}.png")
+            few = slice(0, SHOWN)
+            draw_sheet(taken(pairs, few), wished[few], args.out / f"{args.defect}, {name}.png")
         print(name, {key: round(float(value), 3) for key, value in rows[name].items()}, flush=True)
-    print(f"{args.category.name}/{args.defect}, {args.pairs} pairs, {args.steps} steps")
+        return spread
+
+    def draw(seeds: list[int], regions: Tensor | None) -> PairSet:
+        return as_pairs(
+            [
+                pipe(
+                    len(seeds[part]), seeds=seeds[part], num_inference_steps=args.steps,
+                    guidance_scale=args.guidance, regions=None if regions is None else regions[part], size_px=SIZE_PX,
+                )
+                for part in (slice(first, first + BATCH) for first in range(0, len(seeds), BATCH))
+            ]
+        )  # fmt: skip
+
+    pool = draw(seeds, None)
+    off = tell("off", pool, None)
+    tell("found", taken(pool, find(pool.mask, regions[: args.pairs])), off)
+    for leans in args.leans or [conditioning.LEANS]:
+        vars(pipeline)["LEANS"] = tuple(leans)
+        tell(
+            f"lean {' '.join(f'{x:g}' for x in leans)}", draw(seeds[: args.pairs], regions[: args.pairs]), off
+        )
+    print(
+        f"{args.category.name}/{args.defect}, {args.pairs} pairs, {len(seeds)} without a wish, {args.steps} steps"
+    )
     print(pd.DataFrame(rows).round(3).to_string())
 
 

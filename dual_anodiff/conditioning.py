@@ -2,14 +2,13 @@
 
 Where a defect comes to lie is settled in the first steps, by the coarse part of both branches' noise: it comes where that
 leans, by chance and by little, towards what tells the shots' defects from their surroundings (their contrast). So the
-first noise is moved round the picture until the place that leans most by itself lies in the region: as noise it is as
-good as before, and form and look are the pair's own. Along that one direction it is then raised, if it leans too little
-(AIM), and bumps elsewhere are levelled. And at every step the anomaly branch outside the region is replaced by the flat
-part, noised to that step: no second defect gets a mask. That alone (RePaint, arXiv 2201.09865; blended diffusion,
-arXiv 2111.14818) is not enough: the image branch does not follow, and draws its defect where its own noise has it, where
-no mask can be (`benchmarks.where`). The whole contrast added to the noise, after the signal leak of arXiv 2309.15842, puts
-defects to the cell, but as boxes, and darker than any shot; noise that is not moved has to be raised further, and fewer
-defects look like a shot's. Some of that is left: pairs differ as much as without a wish, but cover the shots' looks less.
+first noise is moved round the picture until a place that leans so much by itself lies in the region: as noise it is as
+good as before, and form and look are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch
+outside the region is replaced by the flat part, noised to that step: no second defect gets a mask. That alone (RePaint,
+arXiv 2201.09865; blended diffusion, arXiv 2111.14818) is not enough: the image branch does not follow, and draws its
+defect where its own noise has it, where no mask can be. Where a preview of a few steps has no defect in the region, the
+noise leans further (LEANS): fewer masks are empty, and fewer defects look like a shot's. The whole contrast added to the
+noise, after the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes, and darker than any shot.
 
 Places are exact to about one latent cell (8 px at the working size), and so much room is left around the region for a
 defect's own outline; the masks are not cut to it.
@@ -32,11 +31,13 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_mask
 from dual_anodiff.objective import encode, seeded
 
-# How far the noise leans towards a defect in the region at least, in standard deviations of chance. More leaves fewer
-# masks empty, and fewer defects look like a shot's (`benchmarks.where --aims`).
-AIM = 3.0
+# How far the noise leans towards a defect in the region, in standard deviations of chance: at first as it does where a
+# defect comes by itself, and more where a preview of a few steps has none there. The further, the fewer defects look like
+# a shot's (`benchmarks.where`).
+LEANS = (1.8, 2.4, 3.0)
+PREVIEW_STEPS = 4
 # Streams of a pair's seed beside its noise: which shot it is like, and where its region lies.
-LIKE, PLACE = 3, 4
+LIKE, PLACE, PREVIEW = 3, 4, 5
 # Sizes 'shots': a shot's own extents times a factor from here.
 SCALE = (0.8, 1.25)
 # Of so many places the first that lies in the wished region wholly is taken, or else the one that lies in it most.
@@ -167,21 +168,32 @@ class Conditioning:
         grey = torch.zeros(1, 3, side * 8, side * 8, device=vae.device, dtype=vae.dtype)
         self.flat = encode(vae, grey)[0].float()  # (1, c, side, side)
 
-    def steer(self, noise: Tensor) -> Tensor:
-        """The first noise, leaning towards a defect in the region and nowhere else. Shape: (b, f=2, c, side, side)."""
+    def steer(self, noise: Tensor, lean: Tensor) -> Tensor:
+        """The first noise, leaning so much towards a defect in the region and towards none elsewhere.
+
+        Shape: noise (b, f=2, c, side, side), lean (b,) in standard deviations of chance.
+        """
         leaning = (noise * self.towards).sum((1, 2))[:, None]  # (b, 1, side, side), each cell standard normal
-        shifts = _shifts_to(self.weight, leaning)
+        shifts = _shifts(leaning, self.weight, lean)
         noise, leaning = (
             torch.stack([each.roll(shift, (-2, -1)) for each, shift in zip(some, shifts, strict=True)])
             for some in (noise, leaning)
         )
-        inside = (leaning * self.weight).sum((2, 3), keepdim=True)  # in standard deviations of chance
-        raised = (AIM - inside).clamp_min(0) * self.weight
+        inside = (leaning * self.weight).sum((2, 3), keepdim=True)
+        raised = (lean.view(-1, 1, 1, 1) - inside).clamp_min(0) * self.weight
         elsewhere = 1 - self.region
         sizes = self.region.flatten(1).sum(1).tolist()
         bumps = [_smooth(each, int(size)) for each, size in zip(leaning * elsewhere, sizes, strict=True)]
         levelled = elsewhere * torch.stack(bumps).clamp_min(0)
         return noise + self.towards * (raised - levelled)[:, None]
+
+    def reached(self, seen: Tensor) -> Tensor:
+        """Whether the image's defect has come to lie in the region. Shape: seen ((b f), c, side, side), clean → (b,)."""
+        image = seen.float().cpu().unflatten(0, (len(self.region), 2))[:, 0]
+        leaning = (image * self.towards[:, 0]).sum(1)[:, None]
+        side = image.shape[-1]
+        off = [max(min(-x, side + x) for x in shift) for shift in _shifts(leaning, self.weight)]
+        return torch.tensor(off) <= 1
 
     def hold(self, latents: Tensor, noise: Tensor, scheduler: Any, t: Tensor | None) -> Tensor:
         """Replace the anomaly branch outside the regions by the flat part, as noisy as at t; None: clean.
@@ -213,12 +225,16 @@ def _unit(some: Tensor) -> Tensor:
     return some / some.flatten(1).norm(dim=1).clamp_min(1e-9).view(-1, *[1] * (some.dim() - 1))
 
 
-def _shifts_to(weight: Tensor, leaning: Tensor) -> list[tuple[int, int]]:
-    """How far to roll each so that it has most under the weight. Shape: (b, 1, side, side) → b of (down, right)."""
+def _shifts(leaning: Tensor, weight: Tensor, lean: Tensor | None = None) -> list[tuple[int, int]]:
+    """How far to roll each so that what comes under the weight leans most nearly so much; None: as much as can be.
+
+    Shape: leaning and weight (b, 1, side, side), lean (b,) → b of (down, right), each from 1 − side to 0.
+    """
     spectra = torch.fft.rfft2(leaning) * torch.fft.rfft2(weight).conj()
     under = torch.fft.irfft2(spectra, s=leaning.shape[-2:])[:, 0]  # [b, y, x]: rolled by (−y, −x)
     side = under.shape[-1]
-    return [(-(most // side), -(most % side)) for most in under.flatten(1).argmax(1).tolist()]
+    good = under if lean is None else -(under - lean.view(-1, 1, 1)).abs()
+    return [(-(best // side), -(best % side)) for best in good.flatten(1).argmax(1).tolist()]
 
 
 def _smooth(leaning: Tensor, num_cells: int) -> Tensor:

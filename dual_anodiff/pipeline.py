@@ -26,7 +26,7 @@ from dual_anodiff.adapter import AdapterCard, adapter_config, attach_adapter, lo
 from dual_anodiff.attention import BackgroundMemory
 from dual_anodiff.background import check_backgrounds, encode_backgrounds, pick_background, recall
 from dual_anodiff.base import fingerprint, load_base
-from dual_anodiff.conditioning import Conditioning, check_where, draw_regions
+from dual_anodiff.conditioning import LEANS, PREVIEW, PREVIEW_STEPS, Conditioning, check_where, draw_regions
 from dual_anodiff.config import GenerateConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, mask_to_pil, to_pil
@@ -129,7 +129,8 @@ class DualAnoDiffPipeline(DiffusionPipeline):
 
         Args left None come from the adapter's card; seeds default to 0, 1, 2, … An adapter trained with a background
         needs one a pair: a picture and its object's mask, or tensors as `load_background` gives them.
-        `regions`: where each pair's defect is to be, (num_pairs, h, w) bool of any size, as `draw_regions` gives them.
+        `regions`: where each pair's defect is to be, (num_pairs, h, w) bool of any size, as `draw_regions` gives them; up
+        to two previews of four steps are drawn for them.
         Units: guidance_scale 1 is none; mask_threshold is a distance from the background in [0, 1]; sizes in px.
         Raises: InputError if seeds or backgrounds and num_pairs disagree, or backgrounds are given to an adapter without
         any; AdapterError without an adapter, or without the backgrounds that it needs.
@@ -171,25 +172,54 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         regions: Tensor | None = None,
     ) -> Tensor:
         """Both branches' pictures; arguments as in a call. Shape: (len(seeds), f=2, 3, h, w) float32 in [-1, 1]."""
-        card, device, dtype = self._card(), self.device, self.unet.dtype
+        card, dtype = self._card(), self.unet.dtype
         check_backgrounds(card, len(seeds), 0 if backgrounds is None else len(backgrounds))
         side = (size_px or card.size_px) // 8
         generators = [seeded(seed) for seed in seeds]
         channels = self.unet.config.in_channels
         noise = torch.stack([torch.randn(2, channels, side, side, generator=g) for g in generators])
-        held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side)
-        if held is not None:
-            noise = held.steer(noise)
-        latents = noise.flatten(0, 1).to(device)  # ((b f), c, h, w)
         prompts = [image_prompt or card.image_prompt, anomaly_prompt or card.anomaly_prompt]
         text = encode_prompts(self.tokenizer, self.text_encoder, [*prompts, "", ""]).to(dtype)
         asked, empty = text[:2].repeat(len(seeds), 1, 1), text[2:].repeat(len(seeds), 1, 1)
-        guided = guidance_scale > 1
-        context = torch.cat([empty, asked]) if guided else asked
-        recalled = self._recall(backgrounds, context[::2], seeds, side * 8, background, unguided_background)
+        context = torch.cat([empty, asked]) if guidance_scale > 1 else asked
 
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        latents = latents * self.scheduler.init_noise_sigma
+        def denoise(noise: Tensor, steps: int, own: Sequence[torch.Generator]) -> Tensor:
+            # A stream of its own for the background: the pair's noise is that of a pair without one.
+            others = [seeded(seed, 1) for seed in seeds]
+            recalled = self._recall(
+                backgrounds, context[::2], others, side * 8, background, unguided_background
+            )
+            return self._denoise(noise, context, guidance_scale, steps, recalled, own, held)
+
+        held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side)
+        if held is not None:
+            lean = torch.full((len(seeds),), LEANS[0])
+            for more in LEANS[1:]:
+                # The same streams in each: what has reached its place is seen there again, whatever else is in the batch.
+                own = [seeded(seed, PREVIEW) for seed in seeds]
+                reached = held.reached(denoise(held.steer(noise, lean), PREVIEW_STEPS, own))
+                if reached.all():
+                    break
+                lean[~reached] = more
+            noise = held.steer(noise, lean)
+        latents = denoise(noise, num_inference_steps, generators)
+        pictures = decode(self.vae, latents.to(self.vae.dtype)).float()
+        return pictures.unflatten(0, (len(seeds), 2))
+
+    def _denoise(
+        self,
+        noise: Tensor,
+        context: Tensor,
+        guidance_scale: float,
+        num_inference_steps: int,
+        recalled: Callable[[Tensor], BackgroundMemory] | None,
+        generators: Sequence[torch.Generator],
+        held: Conditioning | None,
+    ) -> Tensor:
+        """Clean latents. Shape: noise (b, f=2, c, h, w), context ((cfg b f), tokens, d) → ((b f), c, h, w)."""
+        dtype, guided = self.unet.dtype, guidance_scale > 1
+        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
+        latents = noise.flatten(0, 1).to(self.device) * self.scheduler.init_noise_sigma
         # Samplers that add noise draw it from the pair's own generator, branch by branch.
         extra = (
             {"generator": [g for g in generators for _ in range(2)]}
@@ -208,16 +238,13 @@ class DualAnoDiffPipeline(DiffusionPipeline):
                 without, with_prompt = predicted.chunk(2)
                 predicted = without + guidance_scale * (with_prompt - without)
             latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
-        if held is not None:
-            latents = held.hold(latents, noise[:, 1], self.scheduler, None)
-        pictures = decode(self.vae, latents.to(self.vae.dtype)).float()
-        return pictures.unflatten(0, (len(seeds), 2))
+        return latents if held is None else held.hold(latents, noise[:, 1], self.scheduler, None)
 
     def _recall(
         self,
         backgrounds: Sequence[Background] | Tensor | None,
         text: Tensor,
-        seeds: Sequence[int],
+        generators: Sequence[torch.Generator],
         size_px: int,
         form: Literal["auto", "exact", "fast"],
         unguided: Literal["same", "grey"],
@@ -240,8 +267,6 @@ class DualAnoDiffPipeline(DiffusionPipeline):
                 "it makes less of backgrounds of another form",
                 stacklevel=3,
             )
-        # A stream of its own: the pair's noise is that of a pair without a background.
-        generators = [seeded(seed, 1) for seed in seeds]
         return recall(self.unet, self.scheduler, clean, text, generators, trained if form == "auto" else form)
 
     def _card(self) -> AdapterCard:

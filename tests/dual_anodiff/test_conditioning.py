@@ -13,12 +13,11 @@ from scipy import ndimage
 
 from dual_anodiff.adapter import AdapterCard, ShotTrace, read_card, save_adapter
 from dual_anodiff.conditioning import (
-    AIM,
+    LEANS,
     Conditioning,
     box_of,
     check_where,
     draw_regions,
-    like_shot,
     read_region,
     trace_shots,
 )
@@ -176,41 +175,70 @@ def test_outside_the_region_the_anomaly_branch_is_flat_and_inside_not(pipe: Dual
     assert (free - flat).abs()[:, :, 56:, 56:].max() > 1e-2
 
 
-def test_the_place_that_leans_most_is_moved_to_the_region_and_no_other_is_left(
+def test_the_place_that_leans_as_wished_is_moved_to_the_region_and_no_other_is_left(
     pipe: DualAnoDiffPipeline,
 ) -> None:
     """Sides in cells: 8; the region is the upper left 3 by 3, bumps are planted in the lower right and upper right."""
     assert pipe.card is not None
-    seeds = [3, 4]
-    held = Conditioning(pipe.card, pipe.vae, corner(2), seeds, SIZE // 8)
-    towards = torch.tensor([like_shot(pipe.card, seed).contrast for seed in seeds])
-    towards = (towards / towards.flatten(1).norm(dim=1)[:, None, None])[..., None, None]
+    held = Conditioning(pipe.card, pipe.vae, corner(2), [3, 4], SIZE // 8)
+    towards = held.towards
     noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    noise[..., 4:7, 4:7] += 4 * towards
-    noise[..., 0:3, 4:7] += 2.5 * towards
-    steered = held.steer(noise)
+    noise[..., 4:7, 4:7] += 2.5 * towards
+    noise[..., 0:3, 4:7] += 4 * towards
     moved = noise.roll((-4, -4), (-2, -1))
-    before, after = ((some * towards).sum((1, 2)) for some in (moved, steered))
+    before = (moved * towards).sum((1, 2))
+    lean = (before[:, None] * held.weight).sum((1, 2, 3))
+    steered = held.steer(noise, lean)
+    after = (steered * towards).sum((1, 2))
     torch.testing.assert_close(
         steered - after[:, None, None] * towards, moved - before[:, None, None] * towards
     )
-    torch.testing.assert_close(after[:, :3, :3], before[:, :3, :3], msg="leans enough by itself")
-    lesser, left = (some[:, 4:7, :3].mean((1, 2)) for some in (before, after))
-    assert (lesser > 1).all()
-    assert (left < lesser / 2).all()
+    torch.testing.assert_close(after[:, :3, :3], before[:, :3, :3], msg="it leans so much by itself")
+    greater, left = (some[:, 4:7, :3].mean((1, 2)) for some in (before, after))
+    assert (greater > 2).all()
+    assert (left < greater / 2).all()
 
 
 def test_noise_that_leans_too_little_is_raised_in_the_region(pipe: DualAnoDiffPipeline) -> None:
     assert pipe.card is not None
-    seeds = list(range(20))
-    held = Conditioning(pipe.card, pipe.vae, corner(20), seeds, SIZE // 8)
+    held = Conditioning(pipe.card, pipe.vae, corner(20), list(range(20)), SIZE // 8)
     noise = torch.randn(20, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    steered = held.steer(noise)
+    lean = torch.full((20,), 4.0)
+    steered = held.steer(noise, lean)
     leaning = (steered * held.towards).sum((1, 2))[:, None]
-    reached = (leaning * held.weight).sum((1, 2, 3))
-    assert (reached > AIM - 1e-3).all()
-    assert (reached < AIM + 1e-3).any()
-    torch.testing.assert_close(held.steer(steered)[..., :3, :3], steered[..., :3, :3], msg="once is enough")
+    torch.testing.assert_close((leaning * held.weight).sum((1, 2, 3)), lean)
+    again = held.steer(steered, lean)
+    torch.testing.assert_close(again[..., :3, :3], steered[..., :3, :3], msg="once is enough")
+
+
+def test_a_defect_has_reached_its_region_when_the_image_branch_has_it_there_or_a_cell_off(
+    pipe: DualAnoDiffPipeline,
+) -> None:
+    assert pipe.card is not None
+    held = Conditioning(pipe.card, pipe.vae, corner(4), list(range(4)), SIZE // 8)
+    seen = 0.1 * torch.randn(4, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for i, (row, column) in enumerate([(0, 0), (1, 1), (0, 3), (4, 4)]):
+        seen[i, 0, :, row : row + 3, column : column + 3] += 3 * held.towards[i, 0]
+        seen[i, 1, :, :3, :3] += 9 * held.towards[i, 1]  # where the anomaly branch is held in any case
+    assert held.reached(seen.flatten(0, 1)).tolist() == [True, True, False, False]
+
+
+def test_a_pairs_noise_leans_no_further_than_it_takes(
+    pipe: DualAnoDiffPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pair's defect reaches its region at once, the second's with a further lean, the third's never."""
+    leans: list[list[float]] = []
+    previews = iter([[True, False, False], [True, True, False]])
+
+    def steer(held: Conditioning, noise: torch.Tensor, lean: torch.Tensor) -> torch.Tensor:
+        leans.append([round(x, 3) for x in lean.tolist()])
+        return noise
+
+    monkeypatch.setattr(Conditioning, "steer", steer)
+    monkeypatch.setattr(Conditioning, "reached", lambda *_: torch.tensor(next(previews)))
+    pipe.sample([1, 2, 3], num_inference_steps=1, guidance_scale=2.0, regions=corner(3))
+    first, second, third = LEANS
+    assert leans == [[first] * 3, [first, second, second], [first, second, third]]
 
 
 def test_the_contrast_moves_both_branches_and_nothing_else_does(pipe: DualAnoDiffPipeline) -> None:
