@@ -6,9 +6,9 @@ first noise is moved round the picture until a place that leans so much by itsel
 good as before, and form and look are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch
 outside the region is replaced by the flat part, noised to that step: no second defect gets a mask. That alone (RePaint,
 arXiv 2201.09865; blended diffusion, arXiv 2111.14818) is not enough: the image branch does not follow, and draws its
-defect where its own noise has it, where no mask can be. Where a preview of a few steps has no defect in the region, the
-noise leans further (LEANS): fewer masks are empty, and fewer defects look like a shot's. The whole contrast added to the
-noise, after the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes, and darker than any shot.
+defect where its own noise has it, where no mask can be. Where a preview of a few steps has no defect in the region,
+another place of the noise is moved there, which leans a little more (LEANS). The whole contrast added to the noise, after
+the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes, and darker than any shot.
 
 Places are exact to about one latent cell (8 px at the working size), and so much room is left around the region for a
 defect's own outline; the masks are not cut to it.
@@ -31,10 +31,10 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_mask
 from dual_anodiff.objective import encode, seeded
 
-# How far the noise leans towards a defect in the region, in standard deviations of chance: at first as it does where a
-# defect comes by itself, and more where a preview of a few steps has none there. The further, the fewer defects look like
-# a shot's (`benchmarks.where`).
-LEANS = (1.8, 2.4, 3.0)
+# How far the noise leans towards a defect in the region, in standard deviations of chance: at first about as where a defect
+# comes by itself, then a little more, from another place of the noise each time, where a preview has none in the region.
+# From 3 on fewer masks are empty, and fewer defects look like a shot's (`benchmarks.where --leans 3`).
+LEANS = (1.8, 2.0, 2.2, 2.4)
 PREVIEW_STEPS = 4
 # Streams of a pair's seed beside its noise: which shot it is like, and where its region lies.
 LIKE, PLACE, PREVIEW = 3, 4, 5

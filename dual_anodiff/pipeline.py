@@ -130,7 +130,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         Args left None come from the adapter's card; seeds default to 0, 1, 2, … An adapter trained with a background
         needs one a pair: a picture and its object's mask, or tensors as `load_background` gives them.
         `regions`: where each pair's defect is to be, (num_pairs, h, w) bool of any size, as `draw_regions` gives them; up
-        to two previews of four steps are drawn for them.
+        to three previews of four steps are drawn for them.
         Units: guidance_scale 1 is none; mask_threshold is a distance from the background in [0, 1]; sizes in px.
         Raises: InputError if seeds or backgrounds and num_pairs disagree, or backgrounds are given to an adapter without
         any; AdapterError without an adapter, or without the backgrounds that it needs.

@@ -226,9 +226,9 @@ def test_a_defect_has_reached_its_region_when_the_image_branch_has_it_there_or_a
 def test_a_pairs_noise_leans_no_further_than_it_takes(
     pipe: DualAnoDiffPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first pair's defect reaches its region at once, the second's with a further lean, the third's never."""
+    """The first pair's defect reaches its region at once, the second's when it leans further, the third's never."""
     leans: list[list[float]] = []
-    previews = iter([[True, False, False], [True, True, False]])
+    previews = iter([[True, False, False], *([[True, True, False]] * (len(LEANS) - 2))])
 
     def steer(held: Conditioning, noise: torch.Tensor, lean: torch.Tensor) -> torch.Tensor:
         leans.append([round(x, 3) for x in lean.tolist()])
@@ -237,8 +237,8 @@ def test_a_pairs_noise_leans_no_further_than_it_takes(
     monkeypatch.setattr(Conditioning, "steer", steer)
     monkeypatch.setattr(Conditioning, "reached", lambda *_: torch.tensor(next(previews)))
     pipe.sample([1, 2, 3], num_inference_steps=1, guidance_scale=2.0, regions=corner(3))
-    first, second, third = LEANS
-    assert leans == [[first] * 3, [first, second, second], [first, second, third]]
+    first, second, *others = LEANS
+    assert leans == [[first] * 3, [first, second, second], *([first, second, other] for other in others)]
 
 
 def test_the_contrast_moves_both_branches_and_nothing_else_does(pipe: DualAnoDiffPipeline) -> None:
