@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from prefect import State, flow, tags
 from prefect.exceptions import MissingResult
@@ -48,7 +47,7 @@ def augment(config: RunConfig) -> State[RunSummary]:
     results = []
     for category in categories:
         with tags(category):
-            results.append(outcome_of(category, run_category(config, category, return_state=True)))
+            results.append(outcome_of(config, category))
     reports = {each.category: each.report for each in results if each.report is not None}
     stages = [*checked, *(stage for each in results for stage in each.stages)]
     return concluded(config, stages, reports, started, name)
@@ -63,15 +62,18 @@ def check_inputs(config: RunConfig) -> None:
         resolve_device(config.device)
 
 
-def outcome_of(category: str, state: State[Any]) -> CategoryOutcome:
-    """A category's outcome from its flow's state; one that broke outside of its stages counts as one failed stage."""
-    try:
-        found = state.result(raise_on_failure=False)
-    except MissingResult:
-        # Seen once, where the server's database was locked for a minute: the artifacts are there all the same.
-        found = RuntimeError(
-            "Prefect's server lost what this category came to; the same command finds its stages done"
-        )
+def outcome_of(config: RunConfig, category: str) -> CategoryOutcome:
+    """A category's outcome from its flow; one that broke outside of its stages counts as one failed stage."""
+    for _ in range(2):
+        state = run_category(config, category, return_state=True)
+        try:
+            found = state.result(raise_on_failure=False)
+            break
+        except MissingResult:
+            # Seen twice, where the server's SQLite was locked for a minute. Its stages are done, and found so once more.
+            found = RuntimeError(
+                "Prefect's server lost what this category came to; the same command finds its stages done"
+            )
     if isinstance(found, CategoryOutcome):
         return found
     error = found if isinstance(found, BaseException) else RuntimeError(state.message or "no reason given")

@@ -8,7 +8,6 @@ from prefect import State, flow, tags
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.augmentation import check_inputs, concluded, finished, outcome_of
-from flows.category import run_category
 from tasks.artifacts import Artifact, verified
 from tasks.config import RunConfig
 from tasks.errors import AnodiffError
@@ -72,7 +71,7 @@ def rerun(config: RunConfig, asked: Rerun) -> State[RunSummary]:
         results = []
         for category in asked.categories:
             with tags(category):
-                results.append(outcome_of(category, run_category(config, category, return_state=True)))
+                results.append(outcome_of(config, category))
     finally:
         again.reset(token)
     others, reports = taken_over(before, asked.categories)

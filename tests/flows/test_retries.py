@@ -1,12 +1,15 @@
 """What is tried again, and what is not."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from prefect import flow, task
+from prefect import State, flow, task
 from prefect.states import Completed
 
-from flows.augmentation import outcome_of
+from flows import augmentation
+from flows.category import CategoryOutcome
 from tasks.artifacts import Artifact, plan, verified
 from tasks.config import RunConfig
 from tasks.errors import DataError
@@ -94,8 +97,15 @@ def waiting(out: Artifact, config: RunConfig, notes: str) -> StageOutcome:
     return run(waits, out, config, notes=notes).outcome
 
 
-def test_a_category_whose_outcome_the_server_lost_fails_and_leaves_the_run_its_end() -> None:
-    outcome = outcome_of("bolt", Completed())
+def test_a_category_whose_outcome_the_server_lost_is_asked_once_more_and_then_fails(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = CategoryOutcome("bolt", (StageOutcome("prepare", "bolt", None, "cached"),))
+    answers: Iterator[State[Any]] = iter([Completed(), Completed(data=made), Completed(), Completed()])
+    monkeypatch.setattr(augmentation, "run_category", lambda *_, **__: next(answers))
+    assert augmentation.outcome_of(config, "bolt") == made
+
+    outcome = augmentation.outcome_of(config, "bolt")
     (stage,) = outcome.stages
     assert (stage.status, outcome.report) == ("failed", None)
     assert stage.error is not None
