@@ -33,7 +33,7 @@ from dual_anodiff.objective import encode, seeded
 
 # How far the noise leans towards a defect in the region, in standard deviations of chance: at first about as where a defect
 # comes by itself, then a little more, from another place of the noise each time, where a preview has none in the region.
-# From 3 on fewer masks are empty, and fewer defects look like a shot's (`benchmarks.where --leans 3`).
+# From 3 on fewer defects look like a shot's (`benchmarks.where --leans 3`).
 LEANS = (1.8, 2.0, 2.2, 2.4)
 PREVIEW_STEPS = 4
 # Streams of a pair's seed beside its noise: which shot it is like, and where its region lies.
