@@ -278,6 +278,28 @@ def test_sampling_takes_the_form_that_training_saw(
         pipe(1, backgrounds=backgrounds[:1], num_inference_steps=1, background=other)
 
 
+@pytest.mark.parametrize("form", ["exact", "fast"])
+@pytest.mark.filterwarnings("ignore:background:UserWarning")
+def test_a_pair_with_a_background_and_a_wish_does_not_depend_on_its_batch(
+    adapter: Path, backgrounds: list[Background], form: Literal["exact", "fast"]
+) -> None:
+    """Its previews are no more than its own. Tolerance: below one 8-bit level, since batched products round otherwise."""
+    pipe = DualAnoDiffPipeline.from_adapter(adapter)
+    pipe.set_progress_bar_config(disable=True)
+    regions = torch.zeros(3, 64, 64, dtype=torch.bool)
+    regions[:, 8:32, 32:56] = True
+
+    def draw(some: slice, wished: bool = True) -> Tensor:
+        return pipe.sample(
+            [5, 6, 7][some], num_inference_steps=3, guidance_scale=2.0, backgrounds=backgrounds[:3][some],
+            background=form, regions=regions[some] if wished else None,
+        )  # fmt: skip
+
+    together = draw(slice(0, 3))
+    torch.testing.assert_close(together[1:2], draw(slice(1, 2)), atol=1e-3, rtol=0)
+    assert (together - draw(slice(0, 3), wished=False)).abs().amax((1, 2, 3, 4)).min() > 1e-3
+
+
 def test_pairs_say_which_background_they_had_and_continue_with_the_same(
     adapter: Path, backgrounds: list[Background], tmp_path: Path
 ) -> None:
