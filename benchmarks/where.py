@@ -7,8 +7,8 @@ mean share in the region; reach, of the region the share within 3 px of the mask
 centres in shares of the side; size, mean logarithm of the mask's box's side over the wished one's, and its mean size
 without sign. Then the quality figures that say whether the pairs are still different, and of the pairs: pairwise, the mean
 distance of the pictures to each other; looks, the same of the defects alone, wherever they are; covered, the share of shots
-that 32 pairs with a mask are expected to come near; density. These with their change against off and the 95 % interval of
-that from redrawing the pairs; all four of pairs with a mask. A sheet of each goes into --out.
+that 32 pairs with a mask are expected to come near; density. These with their change against off and against found, and
+the 95 % interval of that from redrawing the pairs; all four of pairs with a mask. A sheet of each goes into --out.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dual_anodiff import conditioning, pipeline
+from dual_anodiff import conditioning
 from dual_anodiff.config import WhereConfig
 from dual_anodiff.features import Features, distance
 from dual_anodiff.images import Shot, load_shot
@@ -169,15 +169,19 @@ def measure(
     return {**against_wish(pairs.mask, regions), **{name: figures[name] for name in FIGURES}}, spread
 
 
-def change(spread: Spread, off: Spread) -> dict[str, float]:
-    """The figures of the spread, and their change where the pairs of both are redrawn."""
-    told, before = (some.figures(np.ones(some.near.shape[1])) for some in (spread, off))
-    redrawn = _redrawn(spread, 1) - _redrawn(off, 0)
+def change(spread: Spread, before: Spread, against: str) -> dict[str, float]:
+    """How the figures of the spread have changed, and the interval of that where the pairs of both are redrawn."""
+    now, then = (some.figures(np.ones(some.near.shape[1])) for some in (spread, before))
+    redrawn = _redrawn(spread, 1) - _redrawn(before, 0)
     changes: dict[str, float] = {}
-    for name, value in told.items():
+    for name, value in now.items():
         low, high = redrawn[name].quantile([0.025, 0.975])
-        changes |= {f"{name} change": value - before[name], f"{name} from": low, f"{name} to": high}
-    return told | changes
+        changes |= {
+            f"{name} against {against}": value - then[name],
+            f"{name} against {against}, from": low,
+            f"{name} against {against}, to": high,
+        }
+    return changes
 
 
 def _redrawn(spread: Spread, seed: int) -> pd.DataFrame:
@@ -230,16 +234,21 @@ def main() -> None:
     normals = load_images(sorted((args.category / "train" / "good").glob("*.png"))[:40], SIZE_PX)
     rows: dict[str, dict[str, Any]] = {}
 
-    def tell(name: str, pairs: PairSet, spread_of_off: Spread | None) -> Spread:
+    spreads: dict[str, Spread] = {}
+
+    def tell(name: str, pairs: PairSet) -> None:
         wished = regions[: len(pairs)]
         rows[name], spread = measure(pairs, wished, load_shots(shots, SIZE_PX), normals, features)
-        rows[name] |= change(spread, spread_of_off or spread)
+        rows[name] |= spread.figures(np.ones(len(pairs)))
+        for before in ("off", "found"):
+            if before in spreads:
+                rows[name] |= change(spread, spreads[before], before)
+        spreads[name] = spread
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
             few = slice(0, SHOWN)
             draw_sheet(taken(pairs, few), wished[few], args.out / f"{args.defect}, {name}.png")
         print(name, {key: round(float(value), 3) for key, value in rows[name].items()}, flush=True)
-        return spread
 
     def draw(seeds: list[int], regions: Tensor | None) -> PairSet:
         return as_pairs(
@@ -253,13 +262,11 @@ def main() -> None:
         )  # fmt: skip
 
     pool = draw(seeds, None)
-    off = tell("off", pool, None)
-    tell("found", taken(pool, find(pool.mask, regions[: args.pairs])), off)
+    tell("off", pool)
+    tell("found", taken(pool, find(pool.mask, regions[: args.pairs])))
     for leans in args.leans or [conditioning.LEANS]:
-        vars(pipeline)["LEANS"] = tuple(leans)
-        tell(
-            f"lean {' '.join(f'{x:g}' for x in leans)}", draw(seeds[: args.pairs], regions[: args.pairs]), off
-        )
+        vars(conditioning)["LEANS"] = tuple(leans)
+        tell(f"lean {' '.join(f'{x:g}' for x in leans)}", draw(seeds[: args.pairs], regions[: args.pairs]))
     print(
         f"{args.category.name}/{args.defect}, {args.pairs} pairs, {len(seeds)} without a wish, {args.steps} steps"
     )

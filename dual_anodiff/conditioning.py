@@ -6,9 +6,10 @@ first noise is moved round the picture until a place that leans so much by itsel
 good as before, and form and look are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch
 outside the region is replaced by the flat part, noised to that step: no second defect gets a mask. That alone (RePaint,
 arXiv 2201.09865; blended diffusion, arXiv 2111.14818) is not enough: the image branch does not follow, and draws its
-defect where its own noise has it, where no mask can be. Where a preview of a few steps has no defect in the region,
-another place of the noise is moved there, which leans a little more (LEANS). The whole contrast added to the noise, after
-the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes, and darker than any shot.
+defect where its own noise has it, where no mask can be. So each pair is previewed in a few steps, and drawn from other
+noise where the preview has no mask in the region, as often as it takes; where that fails again and again, from noise
+that leans more (LEANS). The whole contrast added to the noise, after the signal leak of arXiv 2309.15842, puts defects
+to the cell, but as boxes, and darker than any shot.
 
 Places are exact to about one latent cell (8 px at the working size), and so much room is left around the region for a
 defect's own outline; the masks are not cut to it.
@@ -17,9 +18,10 @@ A thin defect is wished for by a mask file with the line drawn in: the branch is
 (`benchmarks.where --lines`). A box says nothing of a line's course.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +31,18 @@ from dual_anodiff.adapter import AdapterCard, ShotTrace
 from dual_anodiff.config import WhereConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_mask
+from dual_anodiff.masks import distance_from_background
 from dual_anodiff.objective import encode, seeded
 
-# How far the noise leans towards a defect in the region, in standard deviations of chance: at first about as where a defect
-# comes by itself, then a little more, from another place of the noise each time, where a preview has none in the region.
-# From 3 on fewer defects look like a shot's (`benchmarks.where --leans 3`).
-LEANS = (1.8, 2.0, 2.2, 2.4)
+# How far a pair's noise leans towards a defect in the region, in standard deviations of chance, each time from other noise
+# until a preview has a mask there: about as where a defect comes by itself, and further only where that has failed four
+# times. From 3 on fewer defects look like a shot's (`benchmarks.where --leans 3`).
+LEANS = (1.8, 1.8, 1.8, 1.8, 2.4, 2.4, 3.0, 3.0, 4.0)
 PREVIEW_STEPS = 4
-# Streams of a pair's seed beside its noise: which shot it is like, and where its region lies.
-LIKE, PLACE, PREVIEW = 3, 4, 5
+# A preview has a mask in the region if it covers such a share of it: less is a scrap of a defect that lies elsewhere.
+COVERS = 0.1
+# Streams of a pair's seed beside its noise: which shot it is like, where its region lies, a preview's, and the other noise.
+LIKE, PLACE, PREVIEW, AGAIN = 3, 4, 5, 6
 # Sizes 'shots': a shot's own extents times a factor from here.
 SCALE = (0.8, 1.25)
 # Of so many places the first that lies in the wished region wholly is taken, or else the one that lies in it most.
@@ -167,11 +172,44 @@ class Conditioning:
         self.weight = _unit(F.avg_pool2d(F.pad(share, (1, 1, 1, 1)), 3, 1) * self.region)
         grey = torch.zeros(1, 3, side * 8, side * 8, device=vae.device, dtype=vae.dtype)
         self.flat = encode(vae, grey)[0].float()  # (1, c, side, side)
+        self.mask_threshold = card.mask_threshold
 
-    def steer(self, noise: Tensor, lean: Tensor) -> Tensor:
+    def of(self, which: list[int]) -> Self:
+        """For these of the pairs."""
+        some = copy(self)
+        for name in ("region", "cells", "towards", "weight"):
+            setattr(some, name, getattr(self, name)[which])
+        return some
+
+    def settle(
+        self,
+        noise: Tensor,
+        draw: Callable[[list[int]], Tensor],
+        preview: Callable[[list[int], Tensor], Tensor],
+    ) -> Tensor:
+        """First noise whose defect comes to lie in its region, as far as previews can tell.
+
+        Args: draw, other noise for these of the pairs; preview, their anomaly parts as they come from that noise.
+        Shape: noise (b, f=2, c, side, side) → the same; preview → (those, 3, h, w) in [-1, 1].
+        """
+        noise, left = self.steer(noise, LEANS[0]), list(range(len(noise)))
+        for lean in LEANS[1:]:
+            there = self.of(left).reached(preview(left, noise[left])).tolist()
+            left = [i for i, settled in zip(left, there, strict=True) if not settled]
+            if not left:
+                break
+            noise[left] = self.of(left).steer(draw(left), lean)
+        return noise
+
+    def reached(self, parts: Tensor) -> Tensor:
+        """Whether there is a mask in the region; elsewhere none can be. Shape: parts (b, 3, h, w) in [-1, 1] → (b,)."""
+        marked = (distance_from_background(parts) > self.mask_threshold).flatten(1).float().mean(1)
+        return marked.cpu() >= COVERS * self.region.flatten(1).mean(1)
+
+    def steer(self, noise: Tensor, lean: float) -> Tensor:
         """The first noise, leaning so much towards a defect in the region and towards none elsewhere.
 
-        Shape: noise (b, f=2, c, side, side), lean (b,) in standard deviations of chance.
+        Shape: noise (b, f=2, c, side, side). Units: lean in standard deviations of chance.
         """
         leaning = (noise * self.towards).sum((1, 2))[:, None]  # (b, 1, side, side), each cell standard normal
         shifts = _shifts(leaning, self.weight, lean)
@@ -180,20 +218,12 @@ class Conditioning:
             for some in (noise, leaning)
         )
         inside = (leaning * self.weight).sum((2, 3), keepdim=True)
-        raised = (lean.view(-1, 1, 1, 1) - inside).clamp_min(0) * self.weight
+        raised = (lean - inside).clamp_min(0) * self.weight
         elsewhere = 1 - self.region
         sizes = self.region.flatten(1).sum(1).tolist()
         bumps = [_smooth(each, int(size)) for each, size in zip(leaning * elsewhere, sizes, strict=True)]
         levelled = elsewhere * torch.stack(bumps).clamp_min(0)
         return noise + self.towards * (raised - levelled)[:, None]
-
-    def reached(self, seen: Tensor) -> Tensor:
-        """Whether the image's defect has come to lie in the region. Shape: seen ((b f), c, side, side), clean → (b,)."""
-        image = seen.float().cpu().unflatten(0, (len(self.region), 2))[:, 0]
-        leaning = (image * self.towards[:, 0]).sum(1)[:, None]
-        side = image.shape[-1]
-        off = [max(min(-x, side + x) for x in shift) for shift in _shifts(leaning, self.weight)]
-        return torch.tensor(off) <= 1
 
     def hold(self, latents: Tensor, noise: Tensor, scheduler: Any, t: Tensor | None) -> Tensor:
         """Replace the anomaly branch outside the regions by the flat part, as noisy as at t; None: clean.
@@ -225,16 +255,15 @@ def _unit(some: Tensor) -> Tensor:
     return some / some.flatten(1).norm(dim=1).clamp_min(1e-9).view(-1, *[1] * (some.dim() - 1))
 
 
-def _shifts(leaning: Tensor, weight: Tensor, lean: Tensor | None = None) -> list[tuple[int, int]]:
-    """How far to roll each so that what comes under the weight leans most nearly so much; None: as much as can be.
+def _shifts(leaning: Tensor, weight: Tensor, lean: float) -> list[tuple[int, int]]:
+    """How far to roll each so that what comes under the weight leans most nearly so much.
 
-    Shape: leaning and weight (b, 1, side, side), lean (b,) → b of (down, right), each from 1 − side to 0.
+    Shape: leaning and weight (b, 1, side, side) → b of (down, right), each from 1 − side to 0.
     """
     spectra = torch.fft.rfft2(leaning) * torch.fft.rfft2(weight).conj()
     under = torch.fft.irfft2(spectra, s=leaning.shape[-2:])[:, 0]  # [b, y, x]: rolled by (−y, −x)
     side = under.shape[-1]
-    good = under if lean is None else -(under - lean.view(-1, 1, 1)).abs()
-    return [(-(best // side), -(best % side)) for best in good.flatten(1).argmax(1).tolist()]
+    return [(-(best // side), -(best % side)) for best in (under - lean).abs().flatten(1).argmin(1).tolist()]
 
 
 def _smooth(leaning: Tensor, num_cells: int) -> Tensor:

@@ -26,7 +26,7 @@ from dual_anodiff.adapter import AdapterCard, adapter_config, attach_adapter, lo
 from dual_anodiff.attention import BackgroundMemory
 from dual_anodiff.background import check_backgrounds, encode_backgrounds, pick_background, recall
 from dual_anodiff.base import fingerprint, load_base
-from dual_anodiff.conditioning import LEANS, PREVIEW, PREVIEW_STEPS, Conditioning, check_where, draw_regions
+from dual_anodiff.conditioning import AGAIN, PREVIEW, PREVIEW_STEPS, Conditioning, check_where, draw_regions
 from dual_anodiff.config import GenerateConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, mask_to_pil, to_pil
@@ -129,8 +129,8 @@ class DualAnoDiffPipeline(DiffusionPipeline):
 
         Args left None come from the adapter's card; seeds default to 0, 1, 2, … An adapter trained with a background
         needs one a pair: a picture and its object's mask, or tensors as `load_background` gives them.
-        `regions`: where each pair's defect is to be, (num_pairs, h, w) bool of any size, as `draw_regions` gives them; up
-        to three previews of four steps are drawn for them.
+        `regions`: where each pair's defect is to be, (num_pairs, h, w) bool of any size, as `draw_regions` gives them;
+        short previews are drawn for them, until one has its defect there.
         Units: guidance_scale 1 is none; mask_threshold is a distance from the background in [0, 1]; sizes in px.
         Raises: InputError if seeds or backgrounds and num_pairs disagree, or backgrounds are given to an adapter without
         any; AdapterError without an adapter, or without the backgrounds that it needs.
@@ -174,37 +174,44 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         """Both branches' pictures; arguments as in a call. Shape: (len(seeds), f=2, 3, h, w) float32 in [-1, 1]."""
         card, dtype = self._card(), self.unet.dtype
         check_backgrounds(card, len(seeds), 0 if backgrounds is None else len(backgrounds))
-        side = (size_px or card.size_px) // 8
-        generators = [seeded(seed) for seed in seeds]
-        channels = self.unet.config.in_channels
-        noise = torch.stack([torch.randn(2, channels, side, side, generator=g) for g in generators])
+        side, channels = (size_px or card.size_px) // 8, self.unet.config.in_channels
         prompts = [image_prompt or card.image_prompt, anomaly_prompt or card.anomaly_prompt]
         text = encode_prompts(self.tokenizer, self.text_encoder, [*prompts, "", ""]).to(dtype)
-        asked, empty = text[:2].repeat(len(seeds), 1, 1), text[2:].repeat(len(seeds), 1, 1)
-        context = torch.cat([empty, asked]) if guidance_scale > 1 else asked
-
-        def denoise(noise: Tensor, steps: int, own: Sequence[torch.Generator]) -> Tensor:
-            # A stream of its own for the background: the pair's noise is that of a pair without one.
-            others = [seeded(seed, 1) for seed in seeds]
-            recalled = self._recall(
-                backgrounds, context[::2], others, side * 8, background, unguided_background
-            )
-            return self._denoise(noise, context, guidance_scale, steps, recalled, own, held)
-
+        clean = (
+            encode_backgrounds(self.vae, backgrounds, side * 8)
+            if backgrounds is not None and len(backgrounds)
+            else None
+        )
         held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side)
+
+        def draw(own: Sequence[torch.Generator]) -> Tensor:
+            return torch.stack([torch.randn(2, channels, side, side, generator=g) for g in own])
+
+        def denoise(which: list[int], noise: Tensor, steps: int, own: Sequence[torch.Generator]) -> Tensor:
+            asked, empty = text[:2].repeat(len(which), 1, 1), text[2:].repeat(len(which), 1, 1)
+            context = torch.cat([empty, asked]) if guidance_scale > 1 else asked
+            # A stream of its own for the background: the pair's noise is that of a pair without one.
+            others = [seeded(seeds[i], 1) for i in which]
+            recalled = (
+                None
+                if clean is None
+                else self._recall(clean[which], context[::2], others, background, unguided_background)
+            )
+            some = None if held is None else held.of(which)
+            latents = self._denoise(noise, context, guidance_scale, steps, recalled, own, some)
+            return latents.to(self.vae.dtype).unflatten(0, (len(which), 2))
+
+        def preview(which: list[int], noise: Tensor) -> Tensor:
+            own = [seeded(seeds[i], PREVIEW) for i in which]
+            return decode(self.vae, denoise(which, noise, PREVIEW_STEPS, own)[:, 1]).float()
+
+        generators = [seeded(seed) for seed in seeds]
+        noise = draw(generators)
         if held is not None:
-            lean = torch.full((len(seeds),), LEANS[0])
-            for more in LEANS[1:]:
-                # The same streams in each: what has reached its place is seen there again, whatever else is in the batch.
-                own = [seeded(seed, PREVIEW) for seed in seeds]
-                reached = held.reached(denoise(held.steer(noise, lean), PREVIEW_STEPS, own))
-                if reached.all():
-                    break
-                lean[~reached] = more
-            noise = held.steer(noise, lean)
-        latents = denoise(noise, num_inference_steps, generators)
-        pictures = decode(self.vae, latents.to(self.vae.dtype)).float()
-        return pictures.unflatten(0, (len(seeds), 2))
+            again = [seeded(seed, AGAIN) for seed in seeds]
+            noise = held.settle(noise, lambda which: draw([again[i] for i in which]), preview)
+        latents = denoise(list(range(len(seeds))), noise, num_inference_steps, generators)
+        return decode(self.vae, latents.flatten(0, 1)).float().unflatten(0, (len(seeds), 2))
 
     def _denoise(
         self,
@@ -242,19 +249,16 @@ class DualAnoDiffPipeline(DiffusionPipeline):
 
     def _recall(
         self,
-        backgrounds: Sequence[Background] | Tensor | None,
+        clean: Tensor,
         text: Tensor,
         generators: Sequence[torch.Generator],
-        size_px: int,
         form: Literal["auto", "exact", "fast"],
         unguided: Literal["same", "grey"],
-    ) -> Callable[[Tensor], BackgroundMemory] | None:
-        """What the backgrounds add at each timestep; None without any. Shape: text ((cfg b), tokens, d)."""
-        if backgrounds is None or not len(backgrounds):
-            return None
-        clean = encode_backgrounds(self.vae, backgrounds, size_px)
+    ) -> Callable[[Tensor], BackgroundMemory]:
+        """What the backgrounds add at each timestep. Shape: clean (b, c, h, w), text ((cfg b), tokens, d)."""
         if len(text) > len(clean):
             # With the same background in both halves, guidance is towards the prompt alone.
+            size_px = 8 * clean.shape[-1]
             grey = torch.zeros(1, 3, size_px, size_px)
             without = clean if unguided == "same" else encode_backgrounds(self.vae, grey, size_px)
             clean = torch.cat([without.expand_as(clean), clean])
