@@ -1,15 +1,15 @@
 """Pairs with the defect at a wished place and of a wished size.
 
 Where a defect comes to lie is settled in the first steps, by the coarse part of both branches' noise: it comes where that
-leans, by chance and by little, towards what tells the shots' defects from their surroundings (their contrast). So the
-first noise is moved round the picture until a place that leans so much by itself lies in the region: as noise it is as
-good as before, and form and look are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch
-outside the region is replaced by the flat part, noised to that step: no second defect gets a mask. That alone (RePaint,
-arXiv 2201.09865; blended diffusion, arXiv 2111.14818) is not enough: the image branch does not follow, and draws its
-defect where its own noise has it, where no mask can be. So each pair is previewed in a few steps, and drawn from other
-noise where the preview has no mask in the region, as often as it takes; where that fails again and again, from noise
-that leans more (LEANS). The whole contrast added to the noise, after the signal leak of arXiv 2309.15842, puts defects
-to the cell, but as boxes, and darker than any shot.
+leans, by chance and by little, towards what tells the shots' defects from their surroundings: their mean contrast (one
+shot's own, for each pair, makes looks that the adapter does not draw by itself). So the first noise is moved round the
+picture until a place that leans so much by itself lies in the region: as noise it is as good as before, and form and look
+are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch outside the region is replaced by
+the flat part, noised to that step: no second defect gets a mask. That alone (RePaint, arXiv 2201.09865; blended diffusion,
+arXiv 2111.14818) is not enough: the image branch does not follow, and draws its defect where its own noise has it, where
+no mask can be. So each pair is previewed in a few steps, and drawn from other noise while the preview has no mask in the
+region; where that fails again and again, from noise that leans more (LEANS). The whole contrast added to the noise, after
+the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes, and darker than any shot.
 
 Places are exact to about one latent cell (8 px at the working size), and so much room is left around the region for a
 defect's own outline; the masks are not cut to it.
@@ -35,13 +35,13 @@ from dual_anodiff.masks import distance_from_background
 from dual_anodiff.objective import encode, seeded
 
 # How far a pair's noise leans towards a defect in the region, in standard deviations of chance, each time from other noise
-# until a preview has a mask there: about as where a defect comes by itself, and further only where that has failed four
+# until a preview has a mask there: about as where a defect comes by itself, and further only where that has failed six
 # times. From 3 on fewer defects look like a shot's (`benchmarks.where --leans 3`).
-LEANS = (1.8, 1.8, 1.8, 1.8, 2.4, 2.4, 3.0, 3.0, 4.0)
+LEANS = (*[1.5] * 6, 2.4, 2.4, 3.0, 3.0, 4.0)
 PREVIEW_STEPS = 4
 # A preview has a mask in the region if it covers such a share of it: less is a scrap of a defect that lies elsewhere.
 COVERS = 0.1
-# Streams of a pair's seed beside its noise: which shot it is like, where its region lies, a preview's, and the other noise.
+# Streams of a pair's seed beside its noise: which shot its size is like, its region's place, a preview's, other noise.
 LIKE, PLACE, PREVIEW, AGAIN = 3, 4, 5, 6
 # Sizes 'shots': a shot's own extents times a factor from here.
 SCALE = (0.8, 1.25)
@@ -144,7 +144,7 @@ def _draw(where: WhereConfig, card: AdapterCard, within: Tensor | None, seed: in
 
 
 def like_shot(card: AdapterCard, seed: int) -> ShotTrace:
-    """The shot that a pair's defect resembles in proportions and brightness: drawn from the pair's seed."""
+    """The shot that a pair's defect resembles in proportions: drawn from the pair's seed."""
     shots = card.shots or []
     return shots[int(torch.randint(len(shots), (), generator=seeded(seed, LIKE)))]
 
@@ -155,19 +155,19 @@ class Conditioning:
     Raises: AdapterError if the card holds nothing of the shots; InputError if a region is missing or empty.
     """
 
-    def __init__(self, card: AdapterCard, vae: Any, regions: Tensor, seeds: Sequence[int], side: int) -> None:
+    def __init__(self, card: AdapterCard, vae: Any, regions: Tensor, num_pairs: int, side: int) -> None:
         check_where(WhereConfig(size="shots"), card)
-        if len(regions) != len(seeds) or not regions.flatten(1).any(1).all():
+        if len(regions) != num_pairs or not regions.flatten(1).any(1).all():
             raise InputError(
-                f"regions: {len(regions)} were given for {len(seeds)} pairs, "
+                f"regions: {len(regions)} were given for {num_pairs} pairs, "
                 f"{int((~regions.flatten(1).any(1)).sum())} of them empty; give one for each that marks something"
             )
         share = _cell_share(regions, side, side)
         self.region = _marked(share).float()  # (b, 1, side, side)
         # A cell around it too, for the defect's own outline.
         self.cells = F.max_pool2d(self.region, 3, 1, 1)
-        contrast = torch.tensor([like_shot(card, seed).contrast for seed in seeds])  # (b, f=2, c)
-        self.towards = _unit(contrast)[..., None, None]
+        contrasts = torch.tensor([shot.contrast for shot in card.shots or []])  # (shots, f=2, c)
+        self.towards = _unit(_unit(contrasts).mean(0, keepdim=True))[..., None, None]
         # Weaker towards the region's border: a defect is round rather than a box.
         self.weight = _unit(F.avg_pool2d(F.pad(share, (1, 1, 1, 1)), 3, 1) * self.region)
         grey = torch.zeros(1, 3, side * 8, side * 8, device=vae.device, dtype=vae.dtype)
@@ -177,7 +177,7 @@ class Conditioning:
     def of(self, which: list[int]) -> Self:
         """For these of the pairs."""
         some = copy(self)
-        for name in ("region", "cells", "towards", "weight"):
+        for name in ("region", "cells", "weight"):
             setattr(some, name, getattr(self, name)[which])
         return some
 
