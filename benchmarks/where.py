@@ -8,12 +8,14 @@ centres in shares of the side; size, mean logarithm of the mask's box's side ove
 without sign. Then the quality figures that say whether the pairs are still different, and of the pairs: pairwise, the mean
 distance of the pictures to each other; looks, the same of the defects alone, wherever they are; covered, the share of shots
 that 32 pairs with a mask are expected to come near; density. These with their change against off and against found, and
-the 95 % interval of that from redrawing the pairs; all four of pairs with a mask. A sheet of each goes into --out.
+the 95 % interval of that from redrawing the pairs; all four of pairs with a mask. Last, what a pair takes in seconds. A
+sheet of each goes into --out.
 """
 
 import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -236,13 +238,14 @@ def main() -> None:
 
     spreads: dict[str, Spread] = {}
 
-    def tell(name: str, pairs: PairSet) -> None:
+    def tell(name: str, pairs: PairSet, seconds: float = np.nan) -> None:
         wished = regions[: len(pairs)]
         rows[name], spread = measure(pairs, wished, load_shots(shots, SIZE_PX), normals, features)
         rows[name] |= spread.figures(np.ones(len(pairs)))
         for before in ("off", "found"):
             if before in spreads:
                 rows[name] |= change(spread, spreads[before], before)
+        rows[name]["seconds a pair"] = seconds / len(pairs)
         spreads[name] = spread
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
@@ -250,8 +253,9 @@ def main() -> None:
             draw_sheet(taken(pairs, few), wished[few], args.out / f"{args.defect}, {name}.png")
         print(name, {key: round(float(value), 3) for key, value in rows[name].items()}, flush=True)
 
-    def draw(seeds: list[int], regions: Tensor | None) -> PairSet:
-        return as_pairs(
+    def draw(seeds: list[int], regions: Tensor | None) -> tuple[PairSet, float]:
+        start = perf_counter()
+        pairs = as_pairs(
             [
                 pipe(
                     len(seeds[part]), seeds=seeds[part], num_inference_steps=args.steps,
@@ -260,13 +264,14 @@ def main() -> None:
                 for part in (slice(first, first + BATCH) for first in range(0, len(seeds), BATCH))
             ]
         )  # fmt: skip
+        return pairs, perf_counter() - start
 
-    pool = draw(seeds, None)
-    tell("off", pool)
+    pool, seconds = draw(seeds, None)
+    tell("off", pool, seconds)
     tell("found", taken(pool, find(pool.mask, regions[: args.pairs])))
     for leans in args.leans or [conditioning.LEANS]:
         vars(conditioning)["LEANS"] = tuple(leans)
-        tell(f"lean {' '.join(f'{x:g}' for x in leans)}", draw(seeds[: args.pairs], regions[: args.pairs]))
+        tell(f"lean {' '.join(f'{x:g}' for x in leans)}", *draw(seeds[: args.pairs], regions[: args.pairs]))
     print(
         f"{args.category.name}/{args.defect}, {args.pairs} pairs, {len(seeds)} without a wish, {args.steps} steps"
     )
