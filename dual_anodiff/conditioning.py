@@ -1,8 +1,7 @@
 """Pairs with the defect at a wished place and of a wished size.
 
 Where a defect comes to lie is settled in the first steps, by the coarse part of both branches' noise: it comes where that
-leans, by chance and by little, towards what tells the shots' defects from their surroundings: their mean contrast (one
-shot's own, for each pair, makes looks that the adapter does not draw by itself). So the first noise is moved round the
+leans, by chance and by little, towards what tells the shots' defects from their surroundings: their mean contrast. So the first noise is moved round the
 picture until a place that leans so much by itself lies in the region: as noise it is as good as before, and form and look
 are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch outside the region is replaced by
 the flat part, noised to that step: no second defect gets a mask. That alone (RePaint, arXiv 2201.09865; blended diffusion,
