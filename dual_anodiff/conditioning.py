@@ -1,14 +1,15 @@
 """Pairs with the defect at a wished place and of a wished size.
 
 Where a defect comes to lie is settled in the first steps, by the coarse part of both branches' noise: it comes where that
-leans, by chance and by little, towards what tells the shots' defects from their surroundings: their mean contrast. So the first noise is moved round the
-picture until a place that leans so much by itself lies in the region: as noise it is as good as before, and form and look
-are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch outside the region is replaced by
-the flat part, noised to that step: no second defect gets a mask. That alone (RePaint, arXiv 2201.09865; blended diffusion,
-arXiv 2111.14818) is not enough: the image branch does not follow, and draws its defect where its own noise has it, where
-no mask can be. So each pair is previewed in a few steps, and drawn from other noise while the preview has no mask in the
-region; where that fails again and again, from noise that leans more (LEANS). The whole contrast added to the noise, after
-the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes, and darker than any shot.
+leans, by chance and by little, towards what tells the shots' defects from their surroundings: their mean contrast. So the
+first noise is moved round the picture until a place that leans so much by itself lies in the region: as noise it is as
+good as before, and form and look are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch
+outside the region is replaced by the flat part, noised to that step: no second defect gets a mask. That alone (RePaint,
+arXiv 2201.09865; blended diffusion, arXiv 2111.14818) is not enough: the image branch does not follow, and draws its
+defect where its own noise has it, where no mask can be. So each pair is previewed in a few steps, and drawn from other
+noise while the preview has no mask in the region; where that fails again and again, from noise that leans more (LEANS).
+The whole contrast added to the noise, after the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes,
+and darker than any shot.
 
 Places are exact to about one latent cell (8 px at the working size), and so much room is left around the region for a
 defect's own outline; the masks are not cut to it.
