@@ -35,8 +35,8 @@ from dual_anodiff.masks import distance_from_background
 from dual_anodiff.objective import encode, seeded
 
 # How far a pair's noise leans towards a defect in the region, in standard deviations of chance, each time from other noise
-# until a preview has a mask there: about as where a defect comes by itself, and further only where that has failed six
-# times. From 3 on fewer defects look like a shot's (`benchmarks.where --leans 3`).
+# until a preview has a mask there: by little, as where a defect comes by itself, and further only where that has failed
+# six times. From 3 on fewer defects look like a shot's (`benchmarks.where --leans 3`).
 LEANS = (*[1.5] * 6, 2.4, 2.4, 3.0, 3.0, 4.0)
 PREVIEW_STEPS = 4
 # A preview has a mask in the region if it covers such a share of it: less is a scrap of a defect that lies elsewhere.

@@ -23,6 +23,7 @@ from dual_anodiff.images import Background, Shot, load_background, load_image
 from dual_anodiff.objective import seeded, two_branch_loss
 from dual_anodiff.pipeline import DualAnoDiffPipeline, generate_pairs
 from dual_anodiff.training import train
+from tests.dual_anodiff.previews import judge_by_coin
 from tests.tiny_base import tiny_base
 
 Mix = Literal["convex", "residual"]
@@ -281,11 +282,15 @@ def test_sampling_takes_the_form_that_training_saw(
 @pytest.mark.parametrize("form", ["exact", "fast"])
 @pytest.mark.filterwarnings("ignore:background:UserWarning")
 def test_a_pair_with_a_background_and_a_wish_does_not_depend_on_its_batch(
-    adapter: Path, backgrounds: list[Background], form: Literal["exact", "fast"]
+    adapter: Path,
+    backgrounds: list[Background],
+    form: Literal["exact", "fast"],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its previews are no more than its own. Tolerance: below one 8-bit level, since batched products round otherwise."""
+    """Nor when some are drawn again. Tolerance: below one 8-bit level, since batched products round otherwise."""
     pipe = DualAnoDiffPipeline.from_adapter(adapter)
     pipe.set_progress_bar_config(disable=True)
+    tries = judge_by_coin(monkeypatch)
     regions = torch.zeros(3, 64, 64, dtype=torch.bool)
     regions[:, 8:32, 32:56] = True
 
@@ -296,7 +301,10 @@ def test_a_pair_with_a_background_and_a_wish_does_not_depend_on_its_batch(
         )  # fmt: skip
 
     together = draw(slice(0, 3))
-    torch.testing.assert_close(together[1:2], draw(slice(1, 2)), atol=1e-3, rtol=0)
+    for i in range(3):
+        tries.append(0)
+        torch.testing.assert_close(together[i : i + 1], draw(slice(i, i + 1)), atol=1e-3, rtol=0)
+    assert tries[0] == max(tries[1:]) > min(tries[1:]), tries
     assert (together - draw(slice(0, 3), wished=False)).abs().amax((1, 2, 3, 4)).min() > 1e-3
 
 

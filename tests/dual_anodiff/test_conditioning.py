@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +27,7 @@ from dual_anodiff.images import Shot
 from dual_anodiff.objective import decode, encode
 from dual_anodiff.pipeline import SCHEDULERS, DualAnoDiffPipeline, generate_pairs
 from dual_anodiff.training import train
-
-SIZE = 64
+from tests.dual_anodiff.previews import SIZE, judge_by_coin, squares
 
 
 @pytest.fixture(scope="module")
@@ -211,19 +209,11 @@ def test_noise_that_leans_too_little_is_raised_in_the_region(pipe: DualAnoDiffPi
     torch.testing.assert_close(again[..., :3, :3], steered[..., :3, :3], msg="once is enough")
 
 
-def previews(*sides: int) -> torch.Tensor:
-    """Anomaly parts with a bright square of so many px."""
-    parts = torch.zeros(len(sides), 3, SIZE, SIZE)
-    for part, side in zip(parts, sides, strict=True):
-        part[:, :side, :side] = 1
-    return parts
-
-
 def test_a_defect_has_reached_its_region_when_a_tenth_of_it_is_masked(pipe: DualAnoDiffPipeline) -> None:
     """Of 24 × 24 px: more than a tenth are 8 × 8 and 20 × 20, less are 0 and 6 × 6."""
     assert pipe.card is not None
     held = Conditioning(pipe.card, pipe.vae, corner(4), 4, SIZE // 8)
-    assert held.reached(previews(8, 0, 20, 6)).tolist() == [True, False, True, False]
+    assert held.reached(squares(8, 0, 20, 6)).tolist() == [True, False, True, False]
 
 
 def test_a_pair_keeps_the_first_noise_that_reaches_its_region_and_leans_no_further(
@@ -244,7 +234,7 @@ def test_a_pair_keeps_the_first_noise_that_reaches_its_region_and_leans_no_furth
     def preview(which: list[int], noise: torch.Tensor) -> torch.Tensor:
         asked.append(which)
         assert len(noise) == len(which)
-        return previews(*(20 if i == 0 or (i == 1 and len(asked) == 2) else 0 for i in which))
+        return squares(*(20 if i == 0 or (i == 1 and len(asked) == 2) else 0 for i in which))
 
     settled = held.settle(drawn[0], draw, preview)
     assert asked == [[0, 1, 2], [1, 2], *[[2]] * (len(LEANS) - 3)]
@@ -271,21 +261,8 @@ def test_the_contrast_moves_both_branches_and_nothing_else_does(pipe: DualAnoDif
 def test_a_pair_with_a_region_does_not_depend_on_its_batch(
     pipe: DualAnoDiffPipeline, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An adapter of a few steps draws no defects to judge by: its previews are drawn, but the noise tosses a coin instead.
-
-    Tolerance: 1e-3 of the range [-1, 1], since batched products round otherwise; below one 8-bit level.
-    """
-    settle, tries = Conditioning.settle, [0]
-
-    def by_coin(held: Conditioning, noise: torch.Tensor, draw: Any, preview: Any) -> torch.Tensor:
-        def judged(which: list[int], some: torch.Tensor) -> torch.Tensor:
-            assert preview(which, some).shape == (len(which), 3, SIZE, SIZE)
-            tries[-1] += 1
-            return previews(*(20 if each.mean() > 0 else 0 for each in some))
-
-        return settle(held, noise, draw, judged)
-
-    monkeypatch.setattr(Conditioning, "settle", by_coin)
+    """Nor when it is drawn again. Tolerance: below one 8-bit level, since batched products round otherwise."""
+    tries = judge_by_coin(monkeypatch)
     pipe.scheduler = SCHEDULERS[scheduler].from_config(pipe.scheduler.config)
     seeds = [5, 6, 7]
     together = pipe.sample(seeds, num_inference_steps=4, guidance_scale=2.0, regions=corner(3))
