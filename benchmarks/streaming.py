@@ -19,7 +19,8 @@ import psutil  # type: ignore[import-untyped]
 from dual_anodiff.adapter import AdapterCard, adapter_parameters, attach_adapter, save_adapter
 from dual_anodiff.base import fingerprint, load_base
 from dual_anodiff.config import AdapterConfig, GenerateConfig
-from dual_anodiff.pipeline import DualAnoDiffPipeline, generate_pairs
+from dual_anodiff.generation import generate_pairs
+from dual_anodiff.pipeline import DualAnoDiffPipeline
 
 BATCH = 16
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dual_anodiff.config import GenerateConfig, SearchConfig
 from dual_anodiff.features import Features
+from dual_anodiff.generation import generate_pairs
 from dual_anodiff.images import Background
 from dual_anodiff.pairs import PairSet, load_pairs
-from dual_anodiff.pipeline import generate_pairs
 from dual_anodiff.quality import quality
 
 SETTINGS = ("guidance_scale", "num_inference_steps", "adapter_strength", "adapter_step")

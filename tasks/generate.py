@@ -127,7 +127,7 @@ def build_generate(
     backgrounds: Sequence["Background"] = (),
 ) -> None:
     """Draw pairs with an adapter's folder into `out`, which may hold some of them already."""
-    from dual_anodiff.pipeline import generate_pairs
+    from dual_anodiff.generation import generate_pairs
 
     generate_pairs(
         adapter,

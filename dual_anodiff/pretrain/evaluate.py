@@ -14,10 +14,10 @@ from torch import Tensor
 from dual_anodiff.base import load_base
 from dual_anodiff.config import FinetuneConfig, GenerateConfig
 from dual_anodiff.demo_data import DEMO_CATEGORIES, write_demo_data
+from dual_anodiff.generation import generate_pairs
 from dual_anodiff.images import Shot, load_image
 from dual_anodiff.masks import iou
 from dual_anodiff.normals import adapt
-from dual_anodiff.pipeline import generate_pairs
 from dual_anodiff.pretrain import fidelity
 from dual_anodiff.pretrain.corpus import (
     DEFECT_NAMES,

@@ -19,9 +19,10 @@ from dual_anodiff.background import recall, remember
 from dual_anodiff.base import load_base
 from dual_anodiff.config import AdapterConfig, FinetuneConfig, GenerateConfig
 from dual_anodiff.errors import AdapterError, InputError
+from dual_anodiff.generation import generate_pairs
 from dual_anodiff.images import Background, Shot, load_background, load_image
 from dual_anodiff.objective import seeded, two_branch_loss
-from dual_anodiff.pipeline import DualAnoDiffPipeline, generate_pairs
+from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.training import train
 from tests.dual_anodiff.previews import judge_by_coin
 from tests.tiny_base import tiny_base

@@ -23,9 +23,10 @@ from dual_anodiff.conditioning import (
 )
 from dual_anodiff.config import FinetuneConfig, GenerateConfig, WhereConfig
 from dual_anodiff.errors import AdapterError, InputError
+from dual_anodiff.generation import SCHEDULERS, generate_pairs
 from dual_anodiff.images import Shot
 from dual_anodiff.objective import decode, encode
-from dual_anodiff.pipeline import SCHEDULERS, DualAnoDiffPipeline, generate_pairs
+from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.training import train
 from tests.dual_anodiff.previews import SIZE, judge_by_coin, squares
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from downstream.images import read_image, read_mask, resize_image
 from downstream.runtimes import run_onnx
 from downstream.training_sets import split_pairs
-from dual_anodiff.pipeline import pair_seed
+from dual_anodiff.generation import pair_seed
 from flows.cli import app
 from flows.documents import summary_document
 from tasks.config import RunConfig, load_config
