@@ -1,13 +1,14 @@
 """Pairs with the defect at a wished place and of a wished size.
 
 Where a defect comes to lie is settled in the first steps, by the coarse part of both branches' noise: it comes where that
-leans, by chance and by little, towards what tells the shots' defects from their surroundings: their mean contrast. So the
-first noise is moved round the picture until a place that leans so much by itself lies in the region: as noise it is as
+leans, by chance and by little, towards what tells the shots' defects from their surroundings: their contrast. So the first
+noise is moved round the picture until a place that leans so much by itself lies in the region: as noise it is as
 good as before, and form and look are the pair's own. Bumps elsewhere are levelled, and at every step the anomaly branch
 outside the region is replaced by the flat part, noised to that step: no second defect gets a mask. That alone (RePaint,
 arXiv 2201.09865; blended diffusion, arXiv 2111.14818) is not enough: the image branch does not follow, and draws its
 defect where its own noise has it, where no mask can be. So each pair is previewed in a few steps, and drawn from other
-noise while the preview has no mask in the region; where that fails again and again, from noise that leans more (LEANS).
+noise while the preview has no mask in the region: at first it leans towards one shot's contrast, which keeps rare looks,
+after that towards the shots' mean, which pale defects follow sooner; where that fails too, by more (LEANS).
 The whole contrast added to the noise, after the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes,
 and darker than any shot.
 
@@ -36,12 +37,13 @@ from dual_anodiff.objective import encode, seeded
 
 # How far a pair's noise leans towards a defect in the region, in standard deviations of chance, each time from other noise
 # until a preview has a mask there: by little, as where a defect comes by itself, and further only where that has failed
-# six times. From 3 on fewer defects look like a shot's (`benchmarks.where --leans 3`).
+# six times. First towards the contrast of the shot that it is like, then towards the shots' mean. From 3 on fewer defects
+# look like a shot's (`benchmarks.where --leans 3`).
 LEANS = (*[1.5] * 6, 2.4, 2.4, 3.0, 3.0, 4.0)
 PREVIEW_STEPS = 4
 # A preview has a mask in the region if it covers such a share of it: less is a scrap of a defect that lies elsewhere.
 COVERS = 0.1
-# Streams of a pair's seed beside its noise: which shot its size is like, its region's place, a preview's, other noise.
+# Streams of a pair's seed beside its noise: which shot it is like, its region's place, a preview's, other noise.
 LIKE, PLACE, PREVIEW, AGAIN = 3, 4, 5, 6
 # Sizes 'shots': a shot's own extents times a factor from here.
 SCALE = (0.8, 1.25)
@@ -144,7 +146,7 @@ def _draw(where: WhereConfig, card: AdapterCard, within: Tensor | None, seed: in
 
 
 def like_shot(card: AdapterCard, seed: int) -> ShotTrace:
-    """The shot that a pair's defect resembles in proportions: drawn from the pair's seed."""
+    """The shot that a pair's defect resembles: drawn from the pair's seed."""
     shots = card.shots or []
     return shots[int(torch.randint(len(shots), (), generator=seeded(seed, LIKE)))]
 
@@ -155,19 +157,19 @@ class Conditioning:
     Raises: AdapterError if the card holds nothing of the shots; InputError if a region is missing or empty.
     """
 
-    def __init__(self, card: AdapterCard, vae: Any, regions: Tensor, num_pairs: int, side: int) -> None:
+    def __init__(self, card: AdapterCard, vae: Any, regions: Tensor, seeds: Sequence[int], side: int) -> None:
         check_where(WhereConfig(size="shots"), card)
-        if len(regions) != num_pairs or not regions.flatten(1).any(1).all():
+        if len(regions) != len(seeds) or not regions.flatten(1).any(1).all():
             raise InputError(
-                f"regions: {len(regions)} were given for {num_pairs} pairs, "
+                f"regions: {len(regions)} were given for {len(seeds)} pairs, "
                 f"{int((~regions.flatten(1).any(1)).sum())} of them empty; give one for each that marks something"
             )
         share = _cell_share(regions, side, side)
         self.region = _marked(share).float()  # (b, 1, side, side)
         # A cell around it too, for the defect's own outline.
         self.cells = F.max_pool2d(self.region, 3, 1, 1)
-        contrasts = torch.tensor([shot.contrast for shot in card.shots or []])  # (shots, f=2, c)
-        self.towards = _unit(_unit(contrasts).mean(0, keepdim=True))[..., None, None]
+        self.own = _directions([like_shot(card, seed) for seed in seeds])
+        self.mean = _unit(_directions(card.shots or []).mean(0, keepdim=True))
         # Weaker towards the region's border: a defect is round rather than a box.
         self.weight = _unit(F.avg_pool2d(F.pad(share, (1, 1, 1, 1)), 3, 1) * self.region)
         grey = torch.zeros(1, 3, side * 8, side * 8, device=vae.device, dtype=vae.dtype)
@@ -177,7 +179,7 @@ class Conditioning:
     def of(self, which: list[int]) -> Self:
         """For these of the pairs."""
         some = copy(self)
-        for name in ("region", "cells", "weight"):
+        for name in ("region", "cells", "weight", "own"):
             setattr(some, name, getattr(self, name)[which])
         return some
 
@@ -192,13 +194,13 @@ class Conditioning:
         Args: draw, other noise for these of the pairs; preview, their anomaly parts as they come from that noise.
         Shape: noise (b, f=2, c, side, side) → the same; preview → (those, 3, h, w) in [-1, 1].
         """
-        noise, left = self.steer(noise, LEANS[0]), list(range(len(noise)))
+        noise, left = self.steer(noise, LEANS[0], self.own), list(range(len(noise)))
         for lean in LEANS[1:]:
             there = self.of(left).reached(preview(left, noise[left])).tolist()
             left = [i for i, settled in zip(left, there, strict=True) if not settled]
             if not left:
                 break
-            noise[left] = self.of(left).steer(draw(left), lean)
+            noise[left] = self.of(left).steer(draw(left), lean, self.mean)
         return noise
 
     def reached(self, parts: Tensor) -> Tensor:
@@ -206,12 +208,13 @@ class Conditioning:
         marked = (distance_from_background(parts) > self.mask_threshold).flatten(1).float().mean(1)
         return marked.cpu() >= COVERS * self.region.flatten(1).mean(1)
 
-    def steer(self, noise: Tensor, lean: float) -> Tensor:
+    def steer(self, noise: Tensor, lean: float, towards: Tensor) -> Tensor:
         """The first noise, leaning so much towards a defect in the region and towards none elsewhere.
 
-        Shape: noise (b, f=2, c, side, side). Units: lean in standard deviations of chance.
+        Shape: noise (b, f=2, c, side, side), towards (b or 1, f=2, c, 1, 1), of length 1. Units: lean in standard
+        deviations of chance.
         """
-        leaning = (noise * self.towards).sum((1, 2))[:, None]  # (b, 1, side, side), each cell standard normal
+        leaning = (noise * towards).sum((1, 2))[:, None]  # (b, 1, side, side), each cell standard normal
         shifts = _shifts(leaning, self.weight, lean)
         noise, leaning = (
             torch.stack([each.roll(shift, (-2, -1)) for each, shift in zip(some, shifts, strict=True)])
@@ -223,7 +226,7 @@ class Conditioning:
         sizes = self.region.flatten(1).sum(1).tolist()
         bumps = [_smooth(each, int(size)) for each, size in zip(leaning * elsewhere, sizes, strict=True)]
         levelled = elsewhere * torch.stack(bumps).clamp_min(0)
-        return noise + self.towards * (raised - levelled)[:, None]
+        return noise + towards * (raised - levelled)[:, None]
 
     def hold(self, latents: Tensor, noise: Tensor, scheduler: Any, t: Tensor | None) -> Tensor:
         """Replace the anomaly branch outside the regions by the flat part, as noisy as at t; None: clean.
@@ -253,6 +256,11 @@ def _marked(share: Tensor) -> Tensor:
 def _unit(some: Tensor) -> Tensor:
     """Each of length 1; what is zero stays so."""
     return some / some.flatten(1).norm(dim=1).clamp_min(1e-9).view(-1, *[1] * (some.dim() - 1))
+
+
+def _directions(shots: Sequence[ShotTrace]) -> Tensor:
+    """Of each shot's contrast. Shape: (n, f=2, c, 1, 1), each of length 1."""
+    return _unit(torch.tensor([shot.contrast for shot in shots]))[..., None, None]
 
 
 def _shifts(leaning: Tensor, weight: Tensor, lean: float) -> list[tuple[int, int]]:

@@ -164,7 +164,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
             if backgrounds is not None and len(backgrounds)
             else None
         )
-        held = None if regions is None else Conditioning(card, self.vae, regions, len(seeds), side)
+        held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side)
 
         def draw(own: Sequence[torch.Generator]) -> Tensor:
             return torch.stack([torch.randn(2, channels, side, side, generator=g) for g in own])

@@ -30,7 +30,7 @@ VERSION = 3
 # A pair depends on its own seed alone, not on the batch that it is drawn in.
 # Where the defects are to be counts where it is wished, a file of it by what is in it.
 NOT_IN_KEY = {"batch_size", "where"}
-WHERE_VERSION = 6  # of what a wish makes: pairs without one stay as they are
+WHERE_VERSION = 7  # of what a wish makes: pairs without one stay as they are
 PATHS = ("image_path", "anomaly_path", "mask_path")
 
 log = logging.getLogger("anodiff")
