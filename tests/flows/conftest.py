@@ -35,9 +35,12 @@ def users_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(OWN_URL)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _device_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A lock file that no other run has: neither those of the suite's other processes nor real ones on this machine."""
+    """A lock file that no other run has: neither those of the suite's other processes nor real ones on this machine.
+
+    Not for tests outside this folder: PostgreSQL's account may not enter pytest's folders (tests/test_compose.py).
+    """
     before = tempfile.gettempdir()
     tempfile.tempdir = str(tmp_path_factory.mktemp("device"))
     yield
