@@ -130,7 +130,7 @@ def image_batch(items: Sequence[dict[str, Any]]) -> Any:
 
 def _rounds(rows: pd.DataFrame, config: DetectConfig, seed: int) -> Rounds:
     """SuperSimpleNet's batches, in as many rounds as its schedule needs."""
-    length = -(-config.train_steps // ROUNDS)
+    length = -(-config.fixed_steps() // ROUNDS)
     if not learns_from_defects(config.model):
         return Rounds(_normal_batches(len(rows), config.batch_size, seed), length)
     return Rounds(draw_batches(rows["source"].tolist(), config, seed), length)

@@ -31,6 +31,7 @@ from downstream.images import augment
 from downstream.loop import train_network, write_trained
 from downstream.network import logits_of
 from downstream.prediction import refuse_empty
+from downstream.training_curve import Curve
 from downstream.training_sets import TrainingSet
 
 
@@ -44,6 +45,7 @@ def train_classifier(
     device: str = "cpu",
     seed: int = 0,
     on_look: Callable[[nn.Module], None] | None = None,
+    curve: Curve | None = None,
 ) -> None:
     """Train on rows.train, write out/model.safetensors, out/model.json and out/training.csv.
 
@@ -52,6 +54,7 @@ def train_classifier(
     `encoder` is a folder or timm name instead of config.encoder (where "bundled" lies is the caller's
     knowledge). No test picture is seen here. The same seed gives the same weights on the CPU, bit for bit, for
     one number of threads. `on_look` is given the network every config.evaluate_every_steps.
+    `curve` is filled with balanced accuracy on rows.val over the steps, and may end the training early.
     Raises: NotClassifiableError, EncoderError, PictureError, TrainingSetError.
     """
     names = class_names(rows.train, classes)
@@ -84,7 +87,9 @@ def train_classifier(
         return float(np.mean([(guess[truth == each] == each).mean() for each in np.unique(truth)]))
 
     watch = on_look is not None
-    trained = train_network(network, spec, config, step_loss, val_balanced_accuracy, seed=seed, watch=watch)
+    trained = train_network(
+        network, spec, config, step_loss, val_balanced_accuracy, seed=seed, watch=watch, curve=curve
+    )
     model = ClassificationModel(
         encoder=spec,
         config=config,

@@ -47,8 +47,13 @@ class TrainConfig(BaseModel):
         multiple_of=32,
         description="Side of the square that pictures are resized to, pixels.",
     )
-    train_steps: int = Field(
-        2000, ge=1, le=1_000_000, description="Optimiser steps; the same for every training set."
+    train_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        2000,
+        description='Optimiser steps. A number is the same for every training set; "auto" is chosen for each training set '
+        "within auto_steps, by shots held out in turn.",
+    )
+    auto_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        (100, 3200), description='Fewest and most steps that train_steps "auto" may choose.'
     )
     batch_size: int = Field(8, ge=2, le=512, description="Pictures per step.")
     real_share: float = Field(
@@ -58,18 +63,18 @@ class TrainConfig(BaseModel):
         description="Share of real defects among the defects drawn, where a set has both kinds.",
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW learning rate at its peak.")
-    warmup_share: float = Field(
-        0.05, ge=0, le=0.5, description="Share of the steps with linear warm-up; then cosine to 0."
+    warmup_steps: int = Field(
+        20,
+        ge=0,
+        le=100_000,
+        description="Steps in which the learning rate rises to its peak, where it stays.",
     )
     weight_decay: float = Field(1e-2, ge=0, le=1, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    # Averages 20 steps. After 100 steps of test squares pixel AP was .97 with .95, .50 with .98 and .09 with .99:
-    # a longer average still holds the first weights, and the falling learning rate settles the last ones anyway.
-    ema_decay: float | None = Field(
-        0.95,
-        gt=0,
-        lt=1,
-        description="Evaluate and keep an exponential average of the weights. None: the raw weights.",
+    average_weights: bool = Field(
+        True,
+        description="Evaluate and keep an average of the weights over about the last tenth of the steps, which settles "
+        "them as a falling learning rate would. false: the raw weights.",
     )
     evaluate_every_steps: int = Field(100, ge=1, description="Steps between two looks at the validation set.")
     select: Literal["validation", "last"] = Field(
@@ -83,6 +88,15 @@ class TrainConfig(BaseModel):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="bf16: autocast in bfloat16. auto: bf16 on CUDA, fp32 elsewhere."
     )
+
+    def fixed_steps(self) -> int:
+        """train_steps as a number. Raises: ValueError where it is still to be chosen."""
+        return _fixed(self)
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> "TrainConfig":
+        _in_order(self)
+        return self
 
 
 class LocalizeConfig(TrainConfig):
@@ -114,8 +128,10 @@ class ClassifyConfig(TrainConfig):
 
     section: ClassVar[str] = "classify"
 
-    train_steps: int = Field(
-        1000, ge=1, le=1_000_000, description="Optimiser steps; the same for every training set."
+    train_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        1000,
+        description='Optimiser steps. A number is the same for every training set; "auto" is chosen for each training set '
+        "within auto_steps, by shots held out in turn.",
     )
     batch_size: int = Field(16, ge=2, le=512, description="Pictures per step, as many of each class.")
     learning_rate: float = Field(3e-4, gt=0, le=1, description="AdamW learning rate at its peak.")
@@ -187,11 +203,13 @@ class DetectConfig(BaseModel):
     size_px: int = Field(
         256, ge=32, le=2048, description="Side of the square that pictures are resized to, pixels."
     )
-    train_steps: int = Field(
+    train_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         2000,
-        ge=1,
-        le=1_000_000,
-        description="Optimiser steps; the same for every training set. PaDiM and PatchCore read each normal once instead.",
+        description='Optimiser steps; "auto" as for localization, for supersimplenet alone. PaDiM and PatchCore read each '
+        "normal once instead.",
+    )
+    auto_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        (100, 3200), description='Fewest and most steps that train_steps "auto" may choose.'
     )
     batch_size: int = Field(8, ge=2, le=512, description="Pictures per step. EfficientAD always takes one.")
     normal_share: float = Field(
@@ -223,7 +241,12 @@ class DetectConfig(BaseModel):
 
     @model_validator(mode="after")
     def _model_has_what_it_needs(self) -> "DetectConfig":
+        _in_order(self)
         match self.model:
+            case model if self.train_steps == "auto" and not learns_from_defects(model):
+                raise ValueError(
+                    f"train_steps auto: {model} learns from normals alone, shots held out say nothing of it; give a number"
+                )
             case "draem" if self.texture_folder is None:
                 raise ValueError(
                     "draem needs texture_folder: a folder of texture pictures (such as DTD's images)"
@@ -247,7 +270,25 @@ class DetectConfig(BaseModel):
                 )
         return self
 
+    def fixed_steps(self) -> int:
+        """train_steps as a number. Raises: ValueError where it is still to be chosen."""
+        return _fixed(self)
+
     def as_read(self) -> "DetectConfig":
         """What its model does not read at the defaults: two configs that train the same are the same."""
         unread = [name for name, models in READ_BY.items() if self.model not in models]
         return self.model_copy(update={name: type(self).model_fields[name].default for name in unread})
+
+
+def _fixed(config: TrainConfig | DetectConfig) -> int:
+    if config.train_steps == "auto":
+        raise ValueError(
+            f"{config.section}.train_steps is auto: choose a number first, by downstream.training_curve.best_steps"
+        )
+    return config.train_steps
+
+
+def _in_order(config: TrainConfig | DetectConfig) -> None:
+    fewest, most = config.auto_steps
+    if fewest > most:
+        raise ValueError(f"auto_steps: {fewest} to {most}; give the fewest steps first, then the most")

@@ -25,10 +25,11 @@ from downstream.backbone import BackboneSpec, resolve_backbone
 from downstream.config import DetectConfig
 from downstream.detectors import build_detector, frugal_coreset, load_teacher, needs_backbone, seeded
 from downstream.errors import DownstreamError
-from downstream.metrics import best_threshold
+from downstream.metrics import best_threshold, image_metrics
 from downstream.network import load_state, read_model, write_model
 from downstream.prediction import Predictions, predictions_of, refuse_empty, write_evaluation
 from downstream.progress import progress as progress_of
+from downstream.training_curve import Curve
 from downstream.training_sets import TrainingSet
 
 THRESHOLD = 0.5  # where the normalisation puts both thresholds
@@ -60,13 +61,15 @@ def train_detector(
     device: str = "cpu",
     seed: int = 0,
     progress: bool = False,
+    curve: Curve | None = None,
 ) -> DetectionModel:
     """Train on training.train, set thresholds on training.val, write out/model.safetensors and out/model.json.
 
     No test picture is known here, let alone read. For a model that does not learn from defects
     (config.learns_from_defects) every training set gives the same model. `backbone` is a folder or timm name
     instead of config.backbone (where "bundled" lies is the caller's knowledge). The same seed gives the same
-    weights on the CPU for one number of threads. Raises, before training: EncoderError, PictureError,
+    weights on the CPU for one number of threads. `curve` is filled with image AUROC on training.val over the steps, and may
+    end the training early. Raises, before training: EncoderError, PictureError,
     TrainingSetError, DownstreamError for a folder that DRAEM or EfficientAD lacks.
     """
     with seeded(seed, device), quiet(progress):
@@ -80,8 +83,15 @@ def train_detector(
         out.mkdir(parents=True, exist_ok=True)
         # Lightning and anomalib make folders of their own, which nobody needs afterwards
         with tempfile.TemporaryDirectory(dir=out) as scratch, frugal_coreset():
-            with progress_of("detect", config.train_steps, "step", shown=False) as told:
-                _engine(config, data, scratch, device, progress, told).fit(model, datamodule=data)
+            with progress_of("detect", config.fixed_steps(), "step", shown=False) as told:
+
+                def after_step(trainer: Any) -> None:
+                    told(trainer.global_step, None)
+                    if curve is not None and trainer.global_step in curve.steps:
+                        score = _image_auroc(model, data.val_data, device, config.batch_size)
+                        trainer.should_stop = curve.add(trainer.global_step, score)
+
+                _engine(config, data, scratch, device, progress, after_step).fit(model, datamodule=data)
             # Once, at the end: anomalib validates after each epoch, and keeps the last figures anyway.
             # It sets normalisation and, for EfficientAD, the scales of its two maps.
             validator = _engine(config, data, scratch, device, progress, None)
@@ -155,11 +165,11 @@ def _engine(
     scratch: str,
     device: str,
     progress: bool,
-    told: Callable[[int, float | None], None] | None,
+    after_step: Callable[[Any], None] | None,
 ) -> Any:
     """anomalib's Engine: on our device, silent, without checkpoints, in a folder that goes away.
 
-    `told` hears of each training step; None: it is not to train.
+    `after_step` is called with Lightning's trainer after each training step; None: it is not to train.
     """
     from anomalib.callbacks.checkpoint import ModelCheckpoint
     from anomalib.engine import Engine
@@ -169,17 +179,17 @@ def _engine(
     length: dict[str, int] = {}
     # Engine adds one that writes each epoch unless it is given one
     callbacks: list[Any] = [ModelCheckpoint(dirpath=scratch, save_top_k=0)]
-    if told is not None:
-        callbacks.append(LambdaCallback(on_train_batch_end=lambda t, *_: told(t.global_step, None)))
+    if after_step is not None:
+        callbacks.append(LambdaCallback(on_train_batch_end=lambda trainer, *_: after_step(trainer)))
         length = {"limit_val_batches": 0}
         if config.model not in ("padim", "patchcore"):
             batches = len(data.train_dataloader())
             epochs = (
-                min(ROUNDS, config.train_steps)
+                min(ROUNDS, config.fixed_steps())
                 if config.model in DRAWN
-                else -(-config.train_steps // batches)
+                else -(-config.fixed_steps() // batches)
             )
-            length |= {"max_steps": config.train_steps, "max_epochs": epochs}
+            length |= {"max_steps": config.fixed_steps(), "max_epochs": epochs}
     return Engine(
         default_root_dir=scratch,
         accelerator="gpu" if kind.type == "cuda" else kind.type,
@@ -192,6 +202,15 @@ def _engine(
         callbacks=callbacks,
         **length,
     )
+
+
+def _image_auroc(model: Any, pictures: Pictures, device: str, batch_size: int) -> float:
+    """Of a model in the midst of its training, which then goes on."""
+    post_processor, model.post_processor = model.post_processor, None
+    _, scores = _forward(model, pictures.images, device, batch_size)
+    model.post_processor = post_processor
+    model.train()
+    return image_metrics(scores.numpy(), pictures.labels.numpy())["image_auroc"]
 
 
 def _center_thresholds(model: Any, val: Pictures, device: str, batch_size: int) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from downstream.metrics import best_threshold, pixel_ap
 from downstream.network import logits_of
 from downstream.objective import localization_loss
 from downstream.prediction import LocalizationModel, anomaly_maps, image_scores
+from downstream.training_curve import Curve
 from downstream.training_sets import refuse_one_sided
 
 
@@ -31,13 +32,15 @@ def train_localization(
     device: str = "cpu",
     seed: int = 0,
     on_look: Callable[[nn.Module], None] | None = None,
+    curve: Curve | None = None,
 ) -> None:
     """Train on `train`, select on `val`, write out/model.safetensors, out/model.json and out/training.csv.
 
     Rows as training_sets.training_set gives them. `encoder` is a folder or timm name instead of
     config.encoder (where "bundled" lies is the caller's knowledge). No test picture is seen here. The same
     seed gives the same weights on the CPU, bit for bit, for one number of threads. `on_look` is given the network
-    at each look at validation. Raises: EncoderError, PictureError, TrainingSetError.
+    at each look at validation. `curve` is filled with pixel AP on `val` over the steps, and may end the training early.
+    Raises: EncoderError, PictureError, TrainingSetError.
     """
     refuse_one_sided(val)
     batches = draw_batches(train["source"].tolist(), config, seed)
@@ -63,7 +66,9 @@ def train_localization(
             on_look(kept)
         return pixel_ap(anomaly_maps(kept, val_images, spec, precision=config.precision), val_truth)
 
-    trained = train_network(network, spec, config, step_loss, val_pixel_ap, seed=seed, watch=True)
+    trained = train_network(
+        network, spec, config, step_loss, val_pixel_ap, seed=seed, watch=True, curve=curve
+    )
     assert trained.val_score is not None
     maps = anomaly_maps(trained.network, val_images, spec, precision=config.precision)
     model = LocalizationModel(

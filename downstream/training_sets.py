@@ -27,6 +27,17 @@ class TrainingSet:
     train: pd.DataFrame
     val: pd.DataFrame
 
+    def validated_on(self, samples: pd.DataFrame) -> "TrainingSet":
+        """The same training rows, with these pictures of the data to validate on; none of them may be trained on."""
+        val = pd.concat(
+            [
+                _rows(samples[samples["label_index"] == i], source)
+                for i, source in enumerate(("normal", "real"))
+            ],
+            ignore_index=True,
+        )
+        return _disjoint(TrainingSet(self.name, self.train, val))
+
 
 def training_set(
     name: TrainingSetName,
@@ -79,12 +90,7 @@ def training_set(
         raise TrainingSetError(f'training set {name!r}: samples hold no defect picture with split "train".')
     train = pd.concat([normals, anomalous], ignore_index=True)
     val = pd.concat([val_normals, val_pairs], ignore_index=True)
-    shared = sorted(set(train["image_path"]) & set(val["image_path"]))
-    if shared:
-        raise TrainingSetError(
-            f"training set {name!r}: {len(shared)} pictures are in train and val, first {shared[0]}."
-        )
-    return TrainingSet(name, train, val)
+    return _disjoint(TrainingSet(name, train, val))
 
 
 def split_pairs(
@@ -122,6 +128,16 @@ def refuse_one_sided(val: pd.DataFrame) -> None:
         raise TrainingSetError(
             "validation rows must hold normal and anomalous pictures: thresholds lie between them."
         )
+
+
+def _disjoint(rows: TrainingSet) -> TrainingSet:
+    """The same rows. Raises: TrainingSetError if a picture is on both sides."""
+    shared = sorted(set(rows.train["image_path"]) & set(rows.val["image_path"]))
+    if shared:
+        raise TrainingSetError(
+            f"training set {rows.name!r}: {len(shared)} pictures are in train and val, first {shared[0]}."
+        )
+    return rows
 
 
 def _check_one_category(samples: pd.DataFrame) -> None:

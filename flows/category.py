@@ -9,10 +9,11 @@ from itertools import product
 from prefect import State, flow
 from prefect.states import Completed, Failed
 
-from flows.doses import train_doses
-from flows.steps import Shared, draw_pairs, start_model
+from flows.doses import dosed_sets, train_doses
+from flows.steps import Shared, draw_pairs, paste_pairs, start_model
+from flows.training_steps import choose_steps
 from tasks.artifacts import Artifact
-from tasks.config import RunConfig
+from tasks.config import ModelName, RunConfig
 from tasks.models import Pictures, Trained, defects_without_pairs, why_not
 from tasks.native import warn_of_small_defects
 from tasks.normals import adapt, plan_adapt
@@ -22,7 +23,7 @@ from tasks.prepare import defects_of, plan_prepare, prepare
 from tasks.report import plan_report, report
 from tasks.runner import stages_run_by
 from tasks.runtime import StageOutcome, Started, run
-from tasks.synthesize import BASELINES, plan_synthesize, synthesize
+from tasks.training_steps import chooses_steps
 from tasks.ui import show_category
 
 
@@ -75,34 +76,31 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
     if not generated:
         return CategoryOutcome(category, tuple(stages))
 
-    pasted = {
-        baseline: run(
-            synthesize,
-            plan_synthesize(config, prepared, baseline, list(generated)),
-            config,
-            prepared=prepared,
-            name=baseline,
-            defects=list(generated),
-        )
-        for baseline in BASELINES
-        if baseline in config.compare.training_sets
-    }
+    pasted = paste_pairs(config, prepared, config.compare.training_sets, list(generated))
     pictures = Pictures(prepared, generated, {name: each.out for name, each in pasted.items()})
     without_pairs = defects_without_pairs(pictures) if drawn.readable else []
-    left_out: list[StageOutcome] = []
+    asked: list[tuple[ModelName, str]] = list(product(config.compare.models, config.compare.training_sets))
+    reasons = {pair: why_not(config, *pair, list(generated), without_pairs) for pair in asked}
+    left_out = [
+        StageOutcome(model, f"{category}/{name}", None, "left out", error=reason)
+        for (model, name), reason in reasons.items()
+        if reason is not None
+    ]
+    wanted = [pair for pair in asked if reasons[pair] is None]
+    choices, made = choose_steps(config, shared, pictures, [*wanted, *dosed_sets(config, pictures)])
+    stages += made
     started: list[tuple[Trained, Started]] = []
-    for model, name in product(config.compare.models, config.compare.training_sets):
-        reason = why_not(config, model, name, list(generated), without_pairs)
-        if reason is not None:
-            left_out.append(StageOutcome(model, f"{category}/{name}", None, "left out", error=reason))
-            continue
-        wait_for = [pasted[name]] if name in pasted else []
+    for model, name in wanted:
+        if chooses_steps(config, model) and (model, name) not in choices:
+            continue  # said by choose_steps
+        wait_for = [each for baseline, each in pasted.items() if name.startswith(baseline)]
         for seed in config.compare.seeds:
-            started.append(start_model(config, model, pictures, name, seed, wait_for))
-    stages += [each.outcome for each in pasted.values()]
+            chosen = choices.get((model, name))
+            started.append(start_model(config, model, pictures, name, seed, chosen, wait_for))
+    stages += [each.outcome for each in (*pasted.values(), *choices.values())]
     stages += [*(each.outcome for _, each in started), *left_out]
     trained = [model for model, each in started if each.made]
-    dosed, made = train_doses(config, pictures, shared, trained)
+    dosed, made = train_doses(config, pictures, shared, trained, choices)
     stages += made
 
     table = run(

@@ -5,16 +5,21 @@ from dataclasses import replace
 from itertools import product
 
 from flows.steps import Shared, draw_pairs, start_model
-from tasks.config import RunConfig
+from flows.training_steps import Choices
+from tasks.config import ModelName, RunConfig
 from tasks.models import Dose, Dosed, Pictures, Trained, defects_without_pairs, dose_of_pairs, why_no_dose
 from tasks.runtime import StageOutcome, Started
 from tasks.train import plan_model
+from tasks.training_steps import chooses_steps
 
 
 def train_doses(
-    config: RunConfig, full: Pictures, shared: Shared, trained: Sequence[Trained]
+    config: RunConfig, full: Pictures, shared: Shared, trained: Sequence[Trained], choices: Choices
 ) -> tuple[list[Dosed], list[StageOutcome]]:
-    """Every model at every dose and with every seed; `trained` ones are not trained again."""
+    """Every model at every dose and with every seed; `trained` ones are not trained again.
+
+    `choices`: of the number of steps, for the whole training set; all its doses take as many.
+    """
     doses = [dose_of_pairs(full, count, config) for count in config.compare.doses.pairs]
     of_shots, stages = draw_shots(config, full, shared)
     doses += of_shots
@@ -28,16 +33,31 @@ def train_doses(
             stages.append(StageOutcome(model, label, None, "left out", error=reason))
             continue
         for dose, seed in product(doses, config.compare.seeds):
-            out = plan_model(config, model, dose.pictures, dose.training_set, seed)
+            chosen = choices.get((model, dose.training_set))
+            if chooses_steps(config, model) and chosen is None:
+                continue  # why not was said where it was to be chosen
+            out = plan_model(
+                config, model, dose.pictures, dose.training_set, seed, None if chosen is None else chosen.out
+            )
             if out.ref not in done:
                 done[out.ref], started[out.ref] = start_model(
-                    config, model, dose.pictures, dose.training_set, seed
+                    config, model, dose.pictures, dose.training_set, seed, chosen
                 )
             wanted.append((dose, done[out.ref]))
     stages += [each.outcome for each in started.values()]
     failed = {ref for ref, each in started.items() if not each.made}
     dosed = [Dosed(dose.kind, dose.count, each) for dose, each in wanted if each.artifact.ref not in failed]
     return dosed, stages
+
+
+def dosed_sets(config: RunConfig, full: Pictures) -> list[tuple[ModelName, str]]:
+    """The models and training sets whose doses are asked for."""
+    doses = config.compare.doses
+    names = ["real"] * (0 in doses.pairs) + ["generated+real"] * bool({*doses.pairs, *doses.shots} - {0})
+    models = [
+        each for each in config.compare.models if why_no_dose(config, each, sorted(full.generated)) is None
+    ]
+    return list(product(models, names))
 
 
 def draw_shots(config: RunConfig, full: Pictures, shared: Shared) -> tuple[list[Dose], list[StageOutcome]]:
@@ -53,7 +73,7 @@ def draw_shots(config: RunConfig, full: Pictures, shared: Shared) -> tuple[list[
         drawn = draw_pairs(config, shared, defects, count)
         stages += drawn.stages
         if len(drawn.pairs) == len(defects):  # else of other test pictures, so no point of the same curve
-            pictures = replace(full, generated=drawn.pairs, max_shots=count)
+            pictures = replace(full, generated=drawn.pairs, choice=count)
             if drawn.readable:
                 defects_without_pairs(pictures)
             doses.append(Dose("shots", count, "generated+real", pictures))

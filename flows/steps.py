@@ -19,6 +19,8 @@ from tasks.quality import plan_quality, quality
 from tasks.review import decisions_on, plan_review, review
 from tasks.runtime import StageOutcome, Started, run
 from tasks.search import plan_search, search, tuned
+from tasks.split import ShotChoice
+from tasks.synthesize import BASELINES, BaselineName, plan_synthesize, synthesize
 from tasks.train import TRAIN, plan_model
 
 
@@ -44,7 +46,7 @@ class Line:
     config: RunConfig
     source: Shared  # of crops, where there are any
     cropped: Artifact | None
-    max_shots: int | None
+    choice: ShotChoice | None
     adapter: Artifact | None = None
     stages: list[Started] = field(default_factory=list)
     drawn: list[Artifact] = field(default_factory=list)
@@ -67,21 +69,21 @@ class Drawn:
 
 
 def draw_pairs(
-    config: RunConfig, shared: Shared, defects: Sequence[str], max_shots: int | None = None
+    config: RunConfig, shared: Shared, defects: Sequence[str], choice: ShotChoice | None = None
 ) -> Drawn:
     """The pairs of each defect type, where all of its stages succeeded; figures of those that no dose limits.
 
     finetune → search, if asked for → generate → curate → review, where people decided on pairs → quality, or for small
     defects by way of crops: crop → adapt → finetune → … → quality → blend.
     """
-    lines = [start_line(config, shared, defect, max_shots) for defect in defects]
+    lines = [start_line(config, shared, defect, choice) for defect in defects]
     draw([line for line in lines if tune(line)])
     take_review(lines)
     figures, blended = {}, {}
     for line in lines:
         if line.curated is None:
             continue
-        if max_shots is None:
+        if choice is None:
             figures[line.defect] = measure(line, line.curated)
         if line.cropped is not None:
             blended[line.defect] = put_back(config, shared, line, line.cropped, line.curated)
@@ -100,15 +102,15 @@ def draw_pairs(
     return drawn
 
 
-def start_line(config: RunConfig, shared: Shared, defect: str, max_shots: int | None) -> Line:
+def start_line(config: RunConfig, shared: Shared, defect: str, choice: ShotChoice | None) -> Line:
     """crop → adapt, where the defect is small, → finetune."""
-    line = Line(defect, config, shared, None, max_shots)
+    line = Line(defect, config, shared, None, choice)
     if works_natively(config, shared.prepared, defect):
-        source, stages = crop_shared(config, shared, defect, max_shots)
+        source, stages = crop_shared(config, shared, defect, choice)
         # The masks of the objects are of whole pictures; crops are of the shots that a dose leaves.
         line = Line(defect, without_background(config), source, source.prepared, None, stages=stages)
     prepared, normals = line.source.prepared, line.source.normals
-    line.adapter = plan_finetune(line.config, prepared, defect, normals, line.max_shots, line.objects)
+    line.adapter = plan_finetune(line.config, prepared, defect, normals, line.choice, line.objects)
     line.stages.append(
         run(
             finetune,
@@ -117,13 +119,13 @@ def start_line(config: RunConfig, shared: Shared, defect: str, max_shots: int | 
             prepared=prepared,
             defect=defect,
             normals=normals,
-            max_shots=line.max_shots,
+            choice=line.choice,
             objects=line.objects,
             wait_for=line.source.started,
         )
     )
     if config.search.rounds:
-        found = plan_search(line.config, prepared, line.adapter, defect, line.max_shots, line.objects)
+        found = plan_search(line.config, prepared, line.adapter, defect, line.choice, line.objects)
         line.stages.append(
             run(
                 search,
@@ -132,7 +134,7 @@ def start_line(config: RunConfig, shared: Shared, defect: str, max_shots: int | 
                 prepared=prepared,
                 adapter=line.adapter,
                 defect=defect,
-                max_shots=line.max_shots,
+                choice=line.choice,
                 objects=line.objects,
                 wait_for=line.stages[-1:],
             )
@@ -185,7 +187,7 @@ def draw_once(line: Line, first: int, count: int) -> None:
     )
     line.drawn.append(pairs)
     objects = line.source.objects
-    curated = plan_curate(line.config, prepared, line.drawn, line.defect, objects, line.max_shots)
+    curated = plan_curate(line.config, prepared, line.drawn, line.defect, objects, line.choice)
     judged = run(
         curate,
         curated,
@@ -194,7 +196,7 @@ def draw_once(line: Line, first: int, count: int) -> None:
         drawn=list(line.drawn),
         defect=line.defect,
         objects=objects,
-        max_shots=line.max_shots,
+        choice=line.choice,
         wait_for=[generated],
     )
     line.stages += [generated, judged]
@@ -248,17 +250,17 @@ def put_back(config: RunConfig, shared: Shared, line: Line, cropped: Artifact, c
 
 
 def crop_shared(
-    config: RunConfig, shared: Shared, defect: str, max_shots: int | None = None
+    config: RunConfig, shared: Shared, defect: str, choice: ShotChoice | None = None
 ) -> tuple[Shared, list[Started]]:
     """crop → adapt: what pairs of one defect type are made from at the pictures' own resolution."""
-    crops = plan_crop(config, shared.prepared, defect, max_shots, shared.objects)
+    crops = plan_crop(config, shared.prepared, defect, choice, shared.objects)
     cut = run(
         crop,
         crops,
         config,
         prepared=shared.prepared,
         defect=defect,
-        max_shots=max_shots,
+        choice=choice,
         objects=shared.objects,
     )
     source = Shared(crops, None, plan_adapt(config, crops), (cut,))
@@ -268,16 +270,41 @@ def crop_shared(
     return replace(source, started=(adapted,)), [cut, adapted]
 
 
+def paste_pairs(
+    config: RunConfig,
+    prepared: Artifact,
+    names: Sequence[str],
+    defects: Sequence[str],
+    choice: ShotChoice | None = None,
+) -> dict[BaselineName, Started]:
+    """Start making the pairs of the baselines that these training sets need."""
+    return {
+        baseline: run(
+            synthesize,
+            plan_synthesize(config, prepared, baseline, defects, choice),
+            config,
+            prepared=prepared,
+            name=baseline,
+            defects=list(defects),
+            choice=choice,
+        )
+        for baseline in BASELINES
+        if baseline in names or f"{baseline}+real" in names
+    }
+
+
 def start_model(
     config: RunConfig,
     model: ModelName,
     pictures: Pictures,
     name: str,
     seed: int,
+    steps: Started | None = None,
     wait_for: Sequence[Started] = (),
 ) -> tuple[Trained, Started]:
-    """Start the training and test of one model."""
-    out = plan_model(config, model, pictures, name, seed)
+    """Start the training and test of one model; `steps` chooses how many it takes, where that is `auto`."""
+    chosen = None if steps is None else steps.out
+    out = plan_model(config, model, pictures, name, seed, chosen)
     started = run(
         TRAIN[model],
         out,
@@ -285,6 +312,7 @@ def start_model(
         pictures=pictures,
         training_set_name=name,
         seed=seed,
-        wait_for=wait_for,
+        steps=chosen,
+        wait_for=[*wait_for, *([] if steps is None else [steps])],
     )
     return Trained(model, name, seed, out), started

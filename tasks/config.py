@@ -93,6 +93,13 @@ class CompareConfig(BaseModel):
         max_length=100,
         description="Train with each seed; figures are their mean.",
     )
+    folds: int = Field(
+        2,
+        ge=2,
+        le=20,
+        description="Where train_steps is auto: parts that the shots are held out in. Each is one more generator of each "
+        "defect type, and one more training of each model on each training set.",
+    )
     oracle: bool = Field(
         False,
         description="Also report, in a table of its own, the checkpoint of localize and classify that scores best on "

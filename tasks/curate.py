@@ -19,7 +19,7 @@ from tasks.generate import PATHS
 from tasks.prepare import read_samples
 from tasks.quality import side_px
 from tasks.runtime import STAGE, StageResult, run_stage
-from tasks.split import first_shots
+from tasks.split import ShotChoice, choice_key, chosen_shots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,11 +43,11 @@ def plan_curate(
     drawn: Sequence[Artifact],
     defect: str,
     objects: Artifact | None = None,
-    max_shots: int | None = None,
+    choice: ShotChoice | None = None,
 ) -> Artifact:
     """Name the judgement of one defect type's pairs; `drawn`: artifacts of pairs, in the order drawn.
 
-    `max_shots`: of the split's shots, where a dose limited those that the pairs were made from.
+    `choice`: of the split's shots, where the pairs were made from a part of them.
     Raises: DataError if there are no pairs.
     """
     if not drawn:
@@ -67,7 +67,7 @@ def plan_curate(
         mask_threshold=config.generate.mask.threshold,
         **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),
         **config.curate.model_dump(exclude=NOT_IN_KEY),
-        **({} if max_shots is None else {"max_shots": max_shots}),
+        **choice_key(choice),
     )
 
 
@@ -79,14 +79,12 @@ def curate(
     defect: str,
     config: RunConfig,
     objects: Artifact | None = None,
-    max_shots: int | None = None,
+    choice: ShotChoice | None = None,
 ) -> StageResult:
     """Judge one defect type's pairs by the shots and the normals of the training side."""
 
     def make(staged: Staged, _: str) -> None:
-        samples = read_samples(prepared, config.data)
-        if max_shots is not None:
-            samples = first_shots(samples, max_shots)
+        samples = chosen_shots(read_samples(prepared, config.data), choice)
         pairs = drawn_pairs(drawn).assign(label=defect)
         build_curate(
             samples,

@@ -14,7 +14,7 @@ from tasks.objects import ObjectMasks, read_object_masks
 from tasks.prepare import read_samples
 from tasks.retries import halved
 from tasks.runtime import STAGE, StageResult, run_stage
-from tasks.split import first_shots
+from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots
 
 VERSION = 4
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
@@ -27,17 +27,18 @@ def plan_finetune(
     prepared: Artifact,
     defect: str,
     normals: Artifact | None = None,
-    max_shots: int | None = None,
+    choice: ShotChoice | None = None,
     objects: Artifact | None = None,
 ) -> Artifact:
     """Name the adapter; `normals` is what the base learns first, None for the base as it is.
 
-    `max_shots`: of the split's shots, where a dose limits them. `objects`: masks of the objects in the shots, for an
+    `choice`: of the split's shots, where not all are learnt from. `objects`: masks of the objects in the shots, for an
     adapter with a background, else None. Raises: BaseModelError if the base is a folder without a pipeline.
     """
-    # Crops are of the shots that a dose leaves, and say so.
-    dose = "" if max_shots is None else f", {max_shots} shots"
-    label = prepared.label if prepared.stage == "crop" else f"{prepared.category}/{defect}{dose}"
+    # Crops are of the chosen shots, and say so.
+    label = (
+        prepared.label if prepared.stage == "crop" else f"{prepared.category}/{defect}{choice_label(choice)}"
+    )
     return plan(
         config.store,
         "finetune",
@@ -50,7 +51,7 @@ def plan_finetune(
         normals=normals,
         seed=config.seed,
         **({} if objects is None else {"objects": objects}),
-        **({} if max_shots is None else {"max_shots": max_shots}),
+        **choice_key(choice),
         revision=revision_read(config.finetune),
         **config.finetune.model_dump(exclude=NOT_IN_KEY),
     )
@@ -73,15 +74,13 @@ def finetune(
     defect: str,
     normals: Artifact | None,
     config: RunConfig,
-    max_shots: int | None = None,
+    choice: ShotChoice | None = None,
     objects: Artifact | None = None,
 ) -> StageResult:
     """Fine-tune the generator on one defect type; a killed training resumes from its checkpoint."""
 
     def make(staged: Staged, device: str) -> None:
-        samples = read_samples(prepared, config.data)
-        if max_shots is not None:
-            samples = first_shots(samples[samples["label"] == defect], max_shots)
+        samples = chosen_shots(read_samples(prepared, config.data), choice)
         batch_size, parts = halved(config.finetune.batch_size)
         steps = config.finetune.gradient_accumulation_steps * parts
         build_finetune(

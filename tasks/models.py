@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -16,12 +16,15 @@ from tasks.config import VAL_SHARE, ModelName, RunConfig, pairs_to_train_on
 from tasks.errors import ConfigError, DataError
 from tasks.generate import read_pairs
 from tasks.prepare import read_samples
-from tasks.split import first_shots
+from tasks.split import Fold, ShotChoice, chosen_shots, held_out_shots
 from tasks.synthesize import read_baseline
 
 log = logging.getLogger("anodiff")
 
 ORACLE = "oracle.parquet"
+# Enough for a stable average precision; more only cost time at each look.
+MAX_FOLD_NORMALS = 60
+FOLDERS = ("texture_folder", "picture_folder")
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Pictures:
     prepared: Artifact
     generated: dict[str, Artifact]
     baselines: dict[str, Artifact] = field(default_factory=dict)
-    # Of each defect type, where a dose limits them.
-    max_shots: int | None = None
+    # Of each defect type, where a dose or a fold limits them.
+    choice: ShotChoice | None = None
     max_pairs: int | None = None
 
 
@@ -71,8 +74,7 @@ def rows_of(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> tup
     Raises: DataError if every pair is refused.
     """
     samples = of_defects(read_samples(pictures.prepared, config.data), list(pictures.generated))
-    if pictures.max_shots is not None:
-        samples = first_shots(samples, pictures.max_shots)
+    samples = chosen_shots(samples, pictures.choice)
     pairs = read_pairs(pictures.generated)
     usable = accepted(pairs, config)
     if len(pairs) and usable.empty:
@@ -89,6 +91,22 @@ def rows_of(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> tup
     if pictures.max_pairs is not None:
         rows = first_pairs(rows, pictures.max_pairs)
     return rows, samples[samples["split"] == "test"]
+
+
+def rows_of_fold(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> TrainingSet | None:
+    """What `rows_of` trains on without the shots that the fold in `pictures.choice` holds out, and these to score on.
+
+    Beside them the normals that no training set trains on, MAX_FOLD_NORMALS at most. None where no shot is held out.
+    """
+    assert isinstance(pictures.choice, Fold)
+    samples = of_defects(read_samples(pictures.prepared, config.data), list(pictures.generated))
+    shots = held_out_shots(samples, pictures.choice)
+    if shots.empty:
+        return None
+    normals = samples[(samples["split"] == "val") & (samples["label_index"] == 0)].sort_values("image_path")
+    normals = normals.iloc[:: -(-len(normals) // MAX_FOLD_NORMALS)]
+    rows, _ = rows_of(pictures, name, config)
+    return rows.validated_on(pd.concat([normals, shots]))
 
 
 def first_pairs(rows: TrainingSet, count: int) -> TrainingSet:
@@ -210,3 +228,24 @@ def check_encoders(config: RunConfig) -> None:
     """See that the weights of all models to be trained are there. Raises: ConfigError that names the option."""
     for model in config.compare.models:
         encoder_digest(config, model)
+
+
+def model_settings(config: RunConfig, model: ModelName) -> dict[str, Any]:
+    """What a model's training reads of the config, for its key. Raises: ConfigError if its encoder is not there."""
+    weights = encoder_digest(config, model)
+    # What the encoder is counts, not where it lies.
+    match model:
+        case "localize" | "classify":
+            chosen = config.localize if model == "localize" else config.classify
+            settings = chosen.model_dump(exclude={"encoder", "encoder_weights"}) | {"encoder": weights}
+        case "detect":
+            read = config.detect.as_read()
+            settings = read.model_dump(exclude={"backbone", "backbone_weights", *FOLDERS})
+            settings |= {"backbone": weights}
+            # Anomalib's DRAEM and EfficientAD train on these pictures, too.
+            for option in FOLDERS:
+                folder = getattr(read, option)
+                settings[option] = None if folder is None else folder_digest(folder)
+    if settings["train_steps"] != "auto":
+        del settings["auto_steps"]  # a fixed number does not read it
+    return settings

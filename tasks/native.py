@@ -36,7 +36,7 @@ from tasks.prepare import SPLIT, read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.samples import COLUMNS
 from tasks.small_defects import small_defects, works_on_crops
-from tasks.split import first_shots, write_split
+from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots, write_split
 
 VERSION_CROP, VERSION_BLEND = 1, 2
 PAIRS = "pairs.parquet"
@@ -81,7 +81,7 @@ def plan_crop(
     config: RunConfig,
     prepared: Artifact,
     defect: str,
-    max_shots: int | None = None,
+    choice: ShotChoice | None = None,
     objects: Artifact | None = None,
 ) -> Artifact:
     """Name the crops of one defect type; `objects` holds the parts' masks, where there are any."""
@@ -90,13 +90,13 @@ def plan_crop(
         "crop",
         VERSION_CROP,
         prepared.category,
-        label=f"{prepared.category}/{defect}" + ("" if max_shots is None else f", {max_shots} shots"),
+        label=f"{prepared.category}/{defect}{choice_label(choice)}",
         defect=defect,
         samples=prepared,
         objects=objects,
         size_px=config.finetune.size_px,
         seed=config.seed,
-        **({} if max_shots is None else {"max_shots": max_shots}),
+        **choice_key(choice),
         **config.native.model_dump(include=CROPS_BY),
     )
 
@@ -107,15 +107,13 @@ def crop(
     prepared: Artifact,
     defect: str,
     config: RunConfig,
-    max_shots: int | None = None,
+    choice: ShotChoice | None = None,
     objects: Artifact | None = None,
 ) -> StageResult:
     """Cut the shots and normals of the training side into crops that finetune and adapt read like a prepared folder."""
 
     def make(staged: Staged, _: str) -> None:
-        samples = read_samples(prepared, config.data)
-        if max_shots is not None:
-            samples = first_shots(samples, max_shots)
+        samples = chosen_shots(read_samples(prepared, config.data), choice)
         build_crop(
             samples,
             defect,

@@ -20,7 +20,7 @@ from tasks.generate import read_pairs
 from tasks.pictures import load_image, load_mask
 from tasks.prepare import read_samples
 from tasks.runs import Run, artifacts_of, categories_run
-from tasks.split import first_shots
+from tasks.split import choice_of, chosen_shots
 
 log = logging.getLogger("anodiff")
 
@@ -102,8 +102,7 @@ def shots_of(run: Run, category: str) -> dict[str, list[Shot]]:
             continue
         if samples.empty:
             continue
-        if (max_shots := curated.inputs.get("max_shots")) is not None:
-            samples = first_shots(samples, max_shots)
+        samples = chosen_shots(samples, choice_of(curated.inputs))
         of_type = samples[(samples["split"] == "train") & (samples["label"] == defect)]
         rows = of_type.sort_values("image_path").to_dict("records")
         chosen = [rows[i * len(rows) // SHOTS] for i in range(SHOTS)] if len(rows) > SHOTS else rows

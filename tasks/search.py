@@ -13,7 +13,7 @@ from tasks.objects import normal_backgrounds, read_object_masks
 from tasks.prepare import read_samples
 from tasks.quality import known_side, side_px
 from tasks.runtime import STAGE, StageResult, run_stage
-from tasks.split import first_shots
+from tasks.split import ShotChoice, choice_key, chosen_shots
 
 VERSION = 1
 CANDIDATES, CHOSEN = "candidates.parquet", "chosen.json"
@@ -26,7 +26,7 @@ def plan_search(
     prepared: Artifact,
     adapter: Artifact,
     defect: str,
-    max_shots: int | None = None,
+    choice: ShotChoice | None = None,
     objects: Artifact | None = None,
 ) -> Artifact:
     """Name the settings found for one defect type's adapter."""
@@ -44,7 +44,7 @@ def plan_search(
         max_normals=config.quality.max_normals,
         search=config.search,
         **({} if objects is None else {"objects": objects}),
-        **({} if max_shots is None else {"max_shots": max_shots}),
+        **choice_key(choice),
         **config.generate.model_dump(exclude=NOT_IN_KEY | {"num_pairs"}),
     )
 
@@ -56,7 +56,7 @@ def search(
     adapter: Artifact,
     defect: str,
     config: RunConfig,
-    max_shots: int | None = None,
+    choice: ShotChoice | None = None,
     objects: Artifact | None = None,
 ) -> StageResult:
     """Draw a few pairs with each candidate and measure them against the shots."""
@@ -67,8 +67,7 @@ def search(
 
         samples = read_samples(prepared, config.data)
         backgrounds = [] if objects is None else normal_backgrounds(samples, read_object_masks(objects))
-        if max_shots is not None:
-            samples = first_shots(samples, max_shots)
+        samples = chosen_shots(samples, choice)
         shots, normals, flips = known_side(samples, defect, config, side_px(config))
         table = find(
             adapter.path,

@@ -1,8 +1,10 @@
 """The few-shot split: made once, by content, and written to a file that every stage reads."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +36,18 @@ class SplitConfig(BaseModel):
         description="Split by name as the literature does, though one part may then be on both sides. To show how "
         "far such figures are off; they do not count.",
     )
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The split without the shots that one of `of` folds holds out; `number` counts from 0."""
+
+    number: int
+    of: int
+
+
+# What a dose (the first so many of each defect type) or a fold leaves of the split's shots.
+ShotChoice = int | Fold
 
 
 def split_samples(samples: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
@@ -109,6 +123,66 @@ def first_shots(split: pd.DataFrame, count: int) -> pd.DataFrame:
     for _, of_type in shots.groupby("label"):
         dropped += _in_turn(of_type)[count:]
     return split.drop(dropped).reset_index(drop=True)
+
+
+def chosen_shots(split: pd.DataFrame, choice: ShotChoice | None) -> pd.DataFrame:
+    """The split with only the shots that a dose or a fold leaves; None leaves all."""
+    match choice:
+        case None:
+            return split
+        case Fold():
+            return split.drop(held_out_shots(split, choice).index).reset_index(drop=True)
+        case count:
+            return first_shots(split, count)
+
+
+def held_out_shots(split: pd.DataFrame, fold: Fold) -> pd.DataFrame:
+    """The shots that a fold holds out, their index as in `split`: of each defect type every `of`-th part.
+
+    All pictures of a part are on one side. A defect type that would be left without a shot keeps them all, and so does
+    every type that shows the same part. Over all folds each other shot is held out once.
+    """
+    shots = split[(split["split"] == "train") & (split["label_index"] == 1)].sort_values("image_path")
+    turn: dict[
+        int, int
+    ] = {}  # part → the fold that holds it out; the first defect type that shows it says so
+    for _, of_type in shots.groupby("label", sort=True):
+        new = [part for part in of_type["group"].drop_duplicates() if part not in turn]
+        turn |= {part: position % fold.of for position, part in enumerate(new)}
+    out = shots["group"].map(turn) == fold.number
+    # A part that one type keeps is kept by all, which gives no type fewer shots than before: a few rounds settle it.
+    while (bare := out.groupby(shots["label"]).transform("all")).any():
+        out &= ~shots["group"].isin(shots.loc[bare, "group"])
+    return shots[out]
+
+
+def choice_key(choice: ShotChoice | None) -> dict[str, Any]:
+    """What a choice of shots adds to the key of a stage that reads the shots; nothing where all are read."""
+    match choice:
+        case None:
+            return {}
+        case Fold(number, of):
+            return {"fold": [number, of]}
+        case count:
+            return {"max_shots": count}
+
+
+def choice_of(inputs: Mapping[str, Any]) -> ShotChoice | None:
+    """The choice of shots in a stage's inputs, as choice_key put it there."""
+    if "fold" in inputs:
+        return Fold(*inputs["fold"])
+    return inputs.get("max_shots")
+
+
+def choice_label(choice: ShotChoice | None) -> str:
+    """The end of a stage's label: "" where all shots are read, ", 3 shots" or ", fold 1 of 2"."""
+    match choice:
+        case None:
+            return ""
+        case Fold(number, of):
+            return f", fold {number + 1} of {of}"
+        case count:
+            return f", {count} shots"
 
 
 def _first_of_groups(rows: pd.DataFrame) -> dict[int, str]:

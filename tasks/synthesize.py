@@ -10,6 +10,7 @@ from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
+from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots
 
 VERSION = 1
 BaselineName = Literal["copy-paste", "perlin"]
@@ -17,34 +18,45 @@ BASELINES: tuple[BaselineName, ...] = ("copy-paste", "perlin")
 
 
 def plan_synthesize(
-    config: RunConfig, prepared: Artifact, name: BaselineName, defects: Sequence[str]
+    config: RunConfig,
+    prepared: Artifact,
+    name: BaselineName,
+    defects: Sequence[str],
+    choice: ShotChoice | None = None,
 ) -> Artifact:
-    """Name a baseline's pairs for these defect types."""
+    """Name a baseline's pairs for these defect types; `choice`: of the split's shots, where not all are pasted."""
+    read = choice if name == "copy-paste" else None  # Perlin's are made without shots
     return plan(
         config.store,
         "synthesize",
         VERSION,
         prepared.category,
-        label=f"{prepared.category}/{name}",
+        label=f"{prepared.category}/{name}{choice_label(read)}",
         source=name,
         samples=prepared,
         defects=sorted(defects),
         num_pairs=config.generate.num_pairs * len(defects),
         size_px=config.finetune.size_px,
         seed=config.seed,
+        **choice_key(read),
     )
 
 
 @task(name="synthesize", **STAGE)
 def synthesize(
-    out: Artifact, prepared: Artifact, name: BaselineName, defects: list[str], config: RunConfig
+    out: Artifact,
+    prepared: Artifact,
+    name: BaselineName,
+    defects: list[str],
+    config: RunConfig,
+    choice: ShotChoice | None = None,
 ) -> StageResult:
     """Make a baseline's pairs out of the shots and the normals of the training side."""
 
     def make(staged: Staged, _: str) -> None:
         from downstream.synthesis import copy_paste_pairs, perlin_pairs
 
-        samples = read_samples(prepared, config.data)
+        samples = chosen_shots(read_samples(prepared, config.data), choice)
         samples = samples[(samples["label_index"] == 0) | samples["label"].isin(defects)]
         count, size_px = config.generate.num_pairs * len(defects), config.finetune.size_px
         match name:

@@ -13,43 +13,41 @@ from prefect import Task, task
 
 from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 from downstream.training_sets import TrainingSet, TrainingSetName
-from tasks.artifacts import Artifact, Staged, folder_digest, plan
+from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import ModelName, RunConfig
-from tasks.models import ORACLE, Pictures, encoder_digest, encoder_of, rows_of
+from tasks.models import ORACLE, Pictures, encoder_of, model_settings, rows_of
 from tasks.runtime import STAGE, StageResult, run_stage
+from tasks.split import choice_key, choice_label
+from tasks.training_steps import read_steps, with_steps
 
 if TYPE_CHECKING:
     from downstream.class_predictions import ClassPredictions
     from downstream.prediction import Predictions
 
-VERSIONS: dict[ModelName, int] = {"localize": 2, "classify": 1, "detect": 2}
-FOLDERS = ("texture_folder", "picture_folder")
+VERSIONS: dict[ModelName, int] = {"localize": 3, "classify": 2, "detect": 2}
 
 P = TypeVar("P", "Predictions", "ClassPredictions")
 
 
-def plan_model(config: RunConfig, model: ModelName, pictures: Pictures, name: str, seed: int) -> Artifact:
-    """Name the model of one training set and seed. Raises: ConfigError if its encoder is not there."""
-    weights = encoder_digest(config, model)
-    # What the encoder is counts, not where it lies.
-    match model:
-        case "localize" | "classify":
-            chosen = config.localize if model == "localize" else config.classify
-            settings = chosen.model_dump(exclude={"encoder", "encoder_weights"}) | {"encoder": weights}
-        case "detect":
-            read = config.detect.as_read()
-            settings = read.model_dump(exclude={"backbone", "backbone_weights", *FOLDERS})
-            settings |= {"backbone": weights}
-            # Anomalib's DRAEM and EfficientAD train on these pictures, too.
-            for option in FOLDERS:
-                folder = getattr(read, option)
-                settings[option] = None if folder is None else folder_digest(folder)
-    only_if: dict[str, Any] = {
-        limit: count
-        for limit in ("max_shots", "max_pairs")
-        if (count := getattr(pictures, limit)) is not None
-    }
-    dose = "".join(f", {count} {limit.removeprefix('max_')}" for limit, count in only_if.items())
+def plan_model(
+    config: RunConfig,
+    model: ModelName,
+    pictures: Pictures,
+    name: str,
+    seed: int,
+    steps: Artifact | None = None,
+) -> Artifact:
+    """Name the model of one training set and seed; `steps` chose how many it takes, where that is `auto`.
+
+    Raises: ConfigError if its encoder is not there.
+    """
+    only_if: dict[str, Any] = choice_key(pictures.choice)
+    dose = choice_label(pictures.choice)
+    if pictures.max_pairs is not None:
+        only_if["max_pairs"] = pictures.max_pairs
+        dose += f", {pictures.max_pairs} pairs"
+    if steps is not None:
+        only_if["steps"] = steps
     if config.compare.oracle and model != "detect":
         only_if["oracle"] = True
     # Every training set is validated on held-back pairs, so all depend on them, `real` too.
@@ -67,14 +65,21 @@ def plan_model(config: RunConfig, model: ModelName, pictures: Pictures, name: st
         num_pairs=config.generate.num_pairs,
         baseline=pictures.baselines.get(name),
         **only_if,
-        **settings,
+        **model_settings(config, model),
     )
 
 
 def _train(
-    out: Artifact, pictures: Pictures, training_set_name: TrainingSetName, seed: int, config: RunConfig
+    out: Artifact,
+    pictures: Pictures,
+    training_set_name: TrainingSetName,
+    seed: int,
+    config: RunConfig,
+    steps: Artifact | None = None,
 ) -> StageResult:
     """Train and test the model that `out` is named after."""
+    if steps is not None:
+        config = with_steps(config, out.stage, read_steps(steps).chosen)
 
     def make(staged: Staged, device: str) -> None:
         rows, test = rows_of(pictures, training_set_name, config)

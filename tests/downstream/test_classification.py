@@ -74,9 +74,7 @@ def test_rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def test_defect_types_are_told_apart_on_unseen_pictures(
     toys: TrainingSet, test_rows: pd.DataFrame, encoder_folder: Path, tmp_path: Path
 ) -> None:
-    config = CONFIG.model_copy(
-        update={"train_steps": 50, "batch_size": 12, "learning_rate": 3e-3, "ema_decay": 0.8}
-    )
+    config = CONFIG.model_copy(update={"train_steps": 50, "batch_size": 12, "learning_rate": 3e-3})
     encoder = shutil.copytree(encoder_folder, tmp_path / "encoder")
     train_classifier(toys, config, tmp_path / "model", encoder=encoder)
     shutil.rmtree(encoder)  # from here on the trained folder stands alone

@@ -17,7 +17,7 @@ def test_weights_are_a_word_or_a_path() -> None:
     assert LocalizeConfig.model_validate({"encoder_weights": "a.safetensors"}).encoder_weights == Path(
         "a.safetensors"
     )
-    config = LocalizeConfig(encoder_weights=Path("w"), ema_decay=0.99)
+    config = LocalizeConfig(encoder_weights=Path("w"), average_weights=False)
     assert LocalizeConfig.model_validate_json(config.model_dump_json()) == config
 
 

@@ -67,15 +67,15 @@ def test_bright_squares_are_found_on_unseen_pictures(
     assert model["n_val"] == {"normal": 6, "generated": 4}
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("average_weights", [False, True])
 def test_same_seed_same_weights(
     generated: TrainingSet,
     encoder_folder: Path,
     tiny_config: LocalizeConfig,
     tmp_path: Path,
-    ema_decay: float | None,
+    average_weights: bool,
 ) -> None:
-    config = tiny_config.model_copy(update={"ema_decay": ema_decay})
+    config = tiny_config.model_copy(update={"average_weights": average_weights})
     state = torch.get_rng_state()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.rand(seed)  # what ran before must not matter

@@ -137,8 +137,8 @@ def test_a_rule_that_the_shots_cannot_settle_is_told(
             "curate": config.curate.model_copy(update={"rules": ("unseen", "off_object")}),
         }
     )
-    out = plan_curate(few, prepared, draws, "hole", max_shots=1)
-    curate.fn(out, prepared, draws, "hole", few, max_shots=1)
+    out = plan_curate(few, prepared, draws, "hole", choice=1)
+    curate.fn(out, prepared, draws, "hole", few, choice=1)
     (line,) = [each for each in said if "out of force" in each]
     # Of the object nothing is said: a texture has none.
     assert "tile/hole: rules out of force: unseen (" in line
@@ -186,7 +186,7 @@ def test_the_key_follows_what_is_judged_and_by_what(
 ) -> None:
     def digest(some: list[Artifact] = draws, max_shots: int | None = None, **changed: Any) -> str:
         changed_config = config.model_copy(update=changed)
-        return plan_curate(changed_config, prepared, some, "hole", max_shots=max_shots).digest
+        return plan_curate(changed_config, prepared, some, "hole", choice=max_shots).digest
 
     def rules(**changed: Any) -> CurateConfig:
         return config.curate.model_copy(update=changed)

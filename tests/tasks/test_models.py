@@ -108,7 +108,7 @@ def test_a_dose_takes_the_first_pairs_and_shots_of_each_type_and_leaves_the_rest
     others, all_others = (each.train.query("source != 'generated'") for each in (rows, all_of))
     pd.testing.assert_frame_equal(others.reset_index(drop=True), all_others.reset_index(drop=True))
 
-    one, _ = rows_of(Pictures(full.prepared, full.generated, max_shots=1), "real", config)
+    one, _ = rows_of(Pictures(full.prepared, full.generated, choice=1), "real", config)
     assert one.train.query("source == 'real'").groupby("label").size().to_dict() == {"dent": 1, "stain": 1}
 
 

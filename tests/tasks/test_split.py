@@ -14,8 +14,11 @@ from pydantic import ValidationError
 from tasks.errors import DataError
 from tasks.samples import read_dataset
 from tasks.split import (
+    Fold,
     SplitConfig,
+    chosen_shots,
     first_shots,
+    held_out_shots,
     read_split,
     split_digest,
     split_faults,
@@ -197,3 +200,41 @@ def test_split_is_disjoint_for_any_directory(
     assert set(split["split"]) <= {"train", "val", "test", "excluded"}
     assert ((split["split"] == "excluded") == (split["reason"] != "")).all()
     assert (val["label_index"] == 0).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["dent", "stain", "crack"]), st.integers(0, 6)), min_size=1, max_size=20
+    ),
+    st.integers(2, 4),
+)
+def test_folds_hold_each_shot_out_once_at_most_and_no_part_is_on_both_sides(
+    shots: list[tuple[str, int]], of: int
+) -> None:
+    rows = [(label, 1, part, "train") for label, part in shots] + [
+        ("good", 0, 99, "train"),
+        ("dent", 1, 98, "test"),
+    ]
+    split = pd.DataFrame(rows, columns=["label", "label_index", "group", "split"])
+    split["image_path"] = [f"{number:03}.png" for number in range(len(split))]
+    seen: list[str] = []
+    for number in range(of):
+        out = held_out_shots(split, Fold(number, of))
+        left = chosen_shots(split, Fold(number, of))
+        seen += out["image_path"].tolist()
+        assert len(left) + len(out) == len(split)
+        of_left = left[(left["split"] == "train") & (left["label_index"] == 1)]
+        assert set(of_left["group"]).isdisjoint(out["group"])
+        assert set(of_left["label"]) == {label for label, _ in shots}, "every type has a shot to train on"
+        assert set(out["split"]) <= {"train"}
+    assert len(seen) == len(set(seen))
+
+
+def test_folds_of_distinct_parts_hold_out_every_shot(tmp_path: Path) -> None:
+    split = _split(healthy_category(tmp_path / "bolt", defects=8), shots=5)
+    counts = [held_out_shots(split, Fold(number, 2))["label"].value_counts().to_dict() for number in range(2)]
+    assert counts == [{"dent": 3, "stain": 3}, {"dent": 2, "stain": 2}]
+    assert held_out_shots(_split(tmp_path / "bolt", shots=1), Fold(0, 2)).empty, (
+        "a single shot stays to train on"
+    )
