@@ -103,15 +103,17 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
     dosed, made = train_doses(config, pictures, shared, trained, choices)
     stages += made
 
+    chosen_steps = {f"{model}/{name}": each.out for (model, name), each in choices.items() if each.made}
     table = run(
         report,
-        plan_report(config, prepared, generated, drawn.quality, trained, dosed),
+        plan_report(config, prepared, generated, drawn.quality, trained, dosed, chosen_steps),
         config,
         prepared=prepared,
         generated=generated,
         measured=drawn.quality,
         trained=trained,
         dosed=dosed,
+        choices=chosen_steps,
     )
     stages.append(table.outcome)
     if table.made:

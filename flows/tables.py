@@ -44,7 +44,7 @@ def figures_table(summary: RunSummary, model: str) -> Table:
     """Category × training set: the mean over seeds of each of a model's metrics, in percent, on all test pictures."""
     table = Table(title=f"{TITLES[model]} on the test pictures, in % (mean over seeds)")
     mark_naive(table, summary)
-    return _fill(table, summary.metrics, model)
+    return _fill(table, summary.metrics, model, summary.steps)
 
 
 def oracle_table(summary: RunSummary, model: str) -> Table:
@@ -58,17 +58,24 @@ def oracle_table(summary: RunSummary, model: str) -> Table:
     return _fill(table, summary.oracle, model)
 
 
-def _fill(table: Table, rows: pd.DataFrame, model: str) -> Table:
+def _fill(table: Table, rows: pd.DataFrame, model: str, steps: pd.DataFrame | None = None) -> Table:
+    """Rows of a category and training set; `steps`: what was chosen for each, where anything was."""
+    chosen = {}
+    if steps is not None and len(steps):
+        of_model = steps[steps["model"] == model]
+        chosen = of_model.set_index(["category", "training_set"])["chosen"].to_dict()
     overall = (rows["defect_type"] == "all") & (rows["size"] == "all") & (rows["model"] == model)
     rows = rows[overall & rows["metric"].isin(FIGURES)]
     figures = [metric for metric in FIGURES if metric in set(rows["metric"])]
-    for name in ("category", "training set", *(FIGURES[metric] for metric in figures), "test pictures"):
-        table.add_column(name, justify="left" if name in ("category", "training set") else "right")
+    texts, step_column = ("category", "training set"), ["steps"] if chosen else []
+    for name in (*texts, *step_column, *(FIGURES[metric] for metric in figures), "test pictures"):
+        table.add_column(name, justify="left" if name in texts else "right")
     for (category, training_set), of_set in rows.groupby(["category", "training_set"], sort=False):
         means = of_set.groupby("metric")["value"].mean()
         cells = [percent(means.get(metric)) for metric in figures]
         n = f"{of_set['n_good'].iloc[0]} good, {of_set['n_defect'].iloc[0]} defect"
-        table.add_row(str(category), str(training_set), *cells, n)
+        taken = [str(chosen.get((category, training_set), "–"))] if chosen else []
+        table.add_row(str(category), str(training_set), *taken, *cells, n)
     return table
 
 

@@ -22,7 +22,7 @@ from tasks.reasons import Reasons, stages_of
 from tasks.store import MIN_FREE_GB, at_once, read, remote_of, run_files
 
 # They wait for the device; the others run beside it on the processor.
-HEAVY = {"adapt", "finetune", "search", "generate", "localize", "classify", "detect"}
+HEAVY = {"adapt", "finetune", "search", "generate", "training_steps", "localize", "classify", "detect"}
 # What a stage's time goes by, and what its bytes go by; "pairs" are those that it draws, judges or pastes.
 WORK = {
     "adapt": ("normals.train_steps", "normals.batch_size", "size_px", "size_px"),
@@ -33,6 +33,7 @@ WORK = {
     "quality": ("pairs",),
     "blend": ("pairs",),
     "synthesize": ("pairs",),
+    "training_steps": ("folds", "train_steps", "batch_size", "size_px", "size_px"),
     "localize": ("train_steps", "batch_size", "size_px", "size_px"),
     "classify": ("train_steps", "batch_size", "size_px", "size_px"),
     "detect": ("train_steps", "batch_size", "size_px", "size_px"),
@@ -227,6 +228,10 @@ class Records:
         value: Any = inputs
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
+        if value == "auto":  # as many as it may come to
+            value = inputs["auto_steps"][1]
+        if isinstance(value, list):
+            value = len(value)
         return float(value) if isinstance(value, int | float) and value else 1.0
 
     def _pairs(self, inputs: Mapping[str, Any]) -> float:

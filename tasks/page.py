@@ -22,7 +22,7 @@ from tasks.page_tables import confusion, figures_of, forest, line_rows, pair_row
 from tasks.page_verdict import best_set
 from tasks.page_words import GENERATED, HEADLINE, METRICS, MODELS, TRAINING_SETS
 from tasks.prepare import read_samples
-from tasks.report import ADVICE, DOSE, LIFT, QUALITY, SHEETS
+from tasks.report import ADVICE, DOSE, LIFT, QUALITY, SHEETS, STEPS
 from tasks.report import METRICS as METRICS_FILE
 from tasks.runs import Run, artifacts_of, prepared_of
 from tasks.runtime import STAGE, StageResult, run_stage
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anodiff")
 
-VERSION = 2
+VERSION = 3
 PAGE, CURVES, PLACES, HEATS = "page.html", "curves.parquet", "places.parquet", "heats.parquet"
 # Together with text and figures a category stays below 1 MB, so that fifteen fit into 15 MB.
 SHEETS_BYTES, HEATS_BYTES = 480_000, 220_000
@@ -63,6 +63,7 @@ class Shown:
     lift: pd.DataFrame
     quality: pd.DataFrame
     dose: pd.DataFrame
+    steps: pd.DataFrame
     advice: tuple[str, ...]
     sheets: Path
 
@@ -95,6 +96,7 @@ def read_shown(reported: Artifact, config: RunConfig) -> Shown:
         _table(reported.path / LIFT),
         _table(reported.path / QUALITY),
         _table(reported.path / DOSE),
+        _table(reported.path / STEPS),
         tuple(advice.read_text().splitlines()) if advice.is_file() else (),
         reported.path / SHEETS,
     )
@@ -130,6 +132,8 @@ def build_page(reported: Artifact, config: RunConfig, out: Path) -> None:
         "lines": {m: rows for m in shown.models if (rows := line_rows(shown.metrics, m)) is not None},
         "heats": heat_maps(shown, out),
         "map": embedding(shown, out),
+        "steps": steps(shown),
+        "steps_why": sorted(set(shown.steps["why"])) if len(shown.steps) else [],
         "doses": doses(shown),
         "advice": shown.advice,
         "models": MODELS,
@@ -280,6 +284,13 @@ def embedding(shown: Shown, out: Path) -> dict[str, Any] | None:
     names = ["/".join(Path(path).parts[-4:]) for path in places["image_path"]]
     places.assign(image_path=names).to_parquet(out / PLACES, index=False)
     return dots(places, shown.category) if len(places) else None
+
+
+def steps(shown: Shown) -> str:
+    """The figure of how the numbers of steps were chosen, "" where they are fixed."""
+    from tasks.page_steps import steps_svg
+
+    return steps_svg(shown.steps, f"{shown.category}-steps", shown.category)
 
 
 def doses(shown: Shown) -> str:

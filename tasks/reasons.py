@@ -23,6 +23,7 @@ SECTIONS = {
     "curate": ("curate", "finetune"),
     "quality": ("quality", "finetune"),
     "objects": ("objects", "finetune"),
+    "training_steps": ("compare",),
 }
 NAMES = {
     "mask_threshold": "generate.mask.threshold",

@@ -26,6 +26,7 @@ from tasks.runs import Run
 from tasks.runtime import STAGE, StageOutcome, StageResult, run_stage
 from tasks.sheets import SheetRow, draw_sheet
 from tasks.store import DESCRIPTION, push_runs
+from tasks.training_steps import steps_table
 from tasks.under_way import STARTED
 
 log = logging.getLogger("anodiff")
@@ -34,6 +35,7 @@ VERSION = 6
 METRICS, LIFT, SHEETS = "metrics.parquet", "lift.parquet", "sheets"
 DOSE, ADVICE = "dose.parquet", "advice.txt"
 PAIRS, QUALITY = "pairs.parquet", "quality.parquet"
+STEPS = "training_steps.parquet"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class RunSummary:
     quality: pd.DataFrame = field(
         default_factory=pd.DataFrame
     )  # run and tasks.quality.read_quality's columns
+    steps: pd.DataFrame = field(
+        default_factory=pd.DataFrame
+    )  # run and tasks.training_steps.steps_table's columns
     naive: bool = False  # the split was by name alone: figures to show beside the honest ones, not to count
 
 
@@ -70,14 +75,20 @@ def plan_report(
     measured: Mapping[str, Artifact],
     trained: Sequence[Trained],
     dosed: Sequence[Dosed] = (),
+    choices: Mapping[str, Artifact] | None = None,
 ) -> Artifact:
-    """Name the report of one category, made of the stages that succeeded."""
+    """Name the report of one category, made of the stages that succeeded.
+
+    `choices`: of the number of steps, by model and training set ("localize/real").
+    """
     models = {f"{each.model}/{each.training_set}/{each.seed}": each.artifact for each in trained}
     doses = {
         f"{each.trained.model}/{each.dose} {each.kind}/{each.trained.seed}": each.trained.artifact
         for each in dosed
     }
-    extra: dict[str, Any] = {"doses": doses} if doses else {}
+    extra: dict[str, Any] = ({"doses": doses} if doses else {}) | (
+        {"steps": dict(choices)} if choices else {}
+    )
     return plan(
         config.store,
         "report",
@@ -101,6 +112,7 @@ def report(
     trained: list[Trained],
     dosed: list[Dosed],
     config: RunConfig,
+    choices: dict[str, Artifact] | None = None,
 ) -> StageResult:
     """Gather one category's figures, compare training sets and doses, draw the sheets."""
 
@@ -110,6 +122,8 @@ def report(
         build_figures(prepared.category, trained, config.report, staged.out)
         if dosed:
             build_doses(prepared.category, dosed, pairs, config, staged.out)
+        if choices:
+            steps_table(prepared.category, choices).to_parquet(staged.out / STEPS, index=False)
         build_sheets(prepared.category, samples, pairs, config.report, staged.out / SHEETS)
         # Without the files: they lie in the store, and a run's folder may be moved out of it.
         told = pairs.drop(columns=["image_path", "anomaly_path", "mask_path"])
@@ -216,8 +230,9 @@ def write_run(
     run = run or f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = config.store / "runs" / run
     (folder / SHEETS).mkdir(parents=True, exist_ok=True)
-    metrics, lift, oracle, dose, pairs, quality = (
-        _gather(run, reports.values(), name, folder) for name in (METRICS, LIFT, ORACLE, DOSE, PAIRS, QUALITY)
+    metrics, lift, oracle, dose, pairs, quality, steps = (
+        _gather(run, reports.values(), name, folder)
+        for name in (METRICS, LIFT, ORACLE, DOSE, PAIRS, QUALITY, STEPS)
     )
     advice = "".join(file.read_text() for each in reports.values() for file in each.path.glob(ADVICE))
     if advice:
@@ -261,6 +276,7 @@ def write_run(
         oracle,
         pairs,
         quality,
+        steps,
         config.split.naive,
     )
 

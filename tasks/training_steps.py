@@ -8,7 +8,7 @@ picture is read.
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ log = logging.getLogger("anodiff")
 
 VERSION = 1
 CURVE, CHOSEN = "curve.parquet", "steps.json"
-SCORE: dict[ModelName, str] = {
+SCORE: dict[str, str] = {
     "localize": "pixel_ap",
     "classify": "balanced_accuracy",
     "detect": "image_auroc",
@@ -195,6 +195,21 @@ def read_folder(folder: Path) -> ChosenSteps:
     """What build_training_steps wrote."""
     said = json.loads((folder / CHOSEN).read_text())
     return ChosenSteps(int(said["steps"]), str(said["why"]), pd.read_parquet(folder / CURVE))
+
+
+def steps_table(category: str, choices: Mapping[str, Artifact]) -> pd.DataFrame:
+    """What each model ("localize/real") takes on each training set, and the scores that this was chosen by.
+
+    Columns: category, model, training_set, chosen, why, and those of ChosenSteps.curve; one row, of fold 0, without one.
+    """
+    tables = []
+    for name, artifact in choices.items():
+        model, training_set = name.split("/", 1)
+        found = read_steps(artifact)
+        curve = found.curve if len(found.curve) else pd.DataFrame([{"fold": 0, "n_shots": 0}])
+        named = {"category": category, "model": model, "training_set": training_set}
+        tables.append(curve.assign(**named, chosen=found.chosen, why=found.why))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def chooses_steps(config: RunConfig, model: ModelName) -> bool:
