@@ -138,7 +138,8 @@ def judge(name: str, category: Category, features: Features) -> list[dict[str, o
     for defect in shots:
         # The real ones first: what is planted is no earlier pair to them.
         sets = {"real": as_pairs(*_of(held[defect]))}
-        sets |= {fault: planted(fault, defect, shots, held, good) for fault in MEANT}
+        faults = [fault for fault in MEANT if fault != "other type" or len(shots) > 1]
+        sets |= {fault: planted(fault, defect, shots, held, good) for fault in faults}
         parts = [s.anomaly for s in sets.values() if s.anomaly is not None]
         everything = PairSet(
             torch.cat([s.image for s in sets.values()]),

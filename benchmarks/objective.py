@@ -22,7 +22,7 @@ from downstream.metrics import image_metrics, pixel_metrics
 from downstream.prediction import predict
 from downstream.synthesis import copy_paste_pairs
 from downstream.training_sets import TrainingSetName, training_set
-from dual_anodiff.base import IMAGE_ENCODER
+from dual_anodiff.image_encoder import imagenet_encoder
 from tasks.samples import read_dataset
 from tasks.split import SplitConfig, split_samples
 
@@ -59,7 +59,9 @@ def score(samples: pd.DataFrame, scored: pd.DataFrame, fold: int, steps: int) ->
                     size_px=128, train_steps=steps, evaluate_every_steps=steps, focal_weight=focal_weight
                 )
                 out = Path(scratch) / f"{name} {focal_weight} {prior}"
-                train_localization(chosen.train, chosen.val, config, out, encoder=IMAGE_ENCODER, seed=fold)
+                train_localization(
+                    chosen.train, chosen.val, config, out, encoder=imagenet_encoder(), seed=fold
+                )
                 found = predict(out, scored)
                 values = pixel_metrics(found.anomaly_map, found.gt_mask)
                 values |= image_metrics(found.pred_score, found.label_index)

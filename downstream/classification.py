@@ -51,7 +51,7 @@ def train_classifier(
 
     `classes`: defect types that must be learnt, so that one without a training picture is noticed; without them
     those of the training rows. rows.val selects where config.select says so and is only reported otherwise.
-    `encoder` is a folder or timm name instead of config.encoder (where "bundled" lies is the caller's
+    `encoder` is a folder or timm name instead of config.encoder (where "imagenet" lies is the caller's
     knowledge). No test picture is seen here. The same seed gives the same weights on the CPU, bit for bit, for
     one number of threads. `on_look` is given the network every config.evaluate_every_steps.
     `curve` is filled with balanced accuracy on rows.val over the steps, and may end the training early.

@@ -3,10 +3,19 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 # Encoder depth is 5 everywhere: the deepest feature map is 1/32 of the picture.
 DEPTH = 5
+
+
+def _still_known(encoder: str) -> str:
+    if encoder == "bundled":
+        raise ValueError('"bundled" is gone: write imagenet, the encoder that is installed with anodiff now')
+    return encoder
+
+
+EncoderName = Annotated[str, AfterValidator(_still_known)]
 
 
 class AugmentConfig(BaseModel):
@@ -31,10 +40,11 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     section: ClassVar[str]  # where errors say that an option stands
 
-    encoder: str = Field(
-        "bundled",
+    encoder: EncoderName = Field(
+        "imagenet",
         min_length=1,
-        description='"bundled" (comes with anodiff), a folder in its format, or a timm name such as resnet34.',
+        description='"imagenet" (EfficientNet-Lite0, installed with anodiff), an encoder folder, or a timm name such as '
+        "resnet34.",
     )
     encoder_weights: Literal["hub", "random"] | Path = Field(
         "hub",
@@ -183,10 +193,10 @@ class DetectConfig(BaseModel):
     section: ClassVar[str] = "detect"
 
     model: DetectorName = Field("patchcore", description="anomalib's detector.")
-    backbone: str = Field(
-        "bundled",
+    backbone: EncoderName = Field(
+        "imagenet",
         min_length=1,
-        description='"bundled" (comes with anodiff), a folder in its format, or a timm model name. '
+        description='"imagenet" (EfficientNet-Lite0, installed with anodiff), an encoder folder, or a timm model name. '
         "EfficientAD and DRAEM have networks of their own and read it not.",
     )
     backbone_weights: Literal["hub", "random"] | Path = Field(
@@ -263,7 +273,7 @@ class DetectConfig(BaseModel):
                 raise ValueError(
                     f"efficientad's autoencoder needs size_px of at least 256, not {self.size_px}"
                 )
-            case "dinomaly" if self.backbone == "bundled":
+            case "dinomaly" if self.backbone == "imagenet":
                 raise ValueError(
                     "dinomaly needs a DINOv2 transformer: set backbone (such as vit_small_patch14_reg4_dinov2) "
                     "and backbone_weights (a local safetensors file of it, or hub)"

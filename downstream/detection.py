@@ -67,7 +67,7 @@ def train_detector(
 
     No test picture is known here, let alone read. For a model that does not learn from defects
     (config.learns_from_defects) every training set gives the same model. `backbone` is a folder or timm name
-    instead of config.backbone (where "bundled" lies is the caller's knowledge). The same seed gives the same
+    instead of config.backbone (where "imagenet" lies is the caller's knowledge). The same seed gives the same
     weights on the CPU for one number of threads. `curve` is filled with image AUROC on training.val over the steps, and may
     end the training early. Raises, before training: EncoderError, PictureError,
     TrainingSetError, DownstreamError for a folder that DRAEM or EfficientAD lacks.

@@ -1,8 +1,8 @@
 """Where an encoder's weights come from (a folder, a local file, the hub, a random start), and the U-Net on it.
 
-An encoder folder (the format of the bundled one) holds model.safetensors, a timm state dict in timm's own
+An encoder folder holds model.safetensors, a timm state dict in timm's own
 naming, and config.json:
-    {"architecture": "resnet10t", "mean": [r, g, b], "std": [r, g, b]}
+    {"architecture": "tf_efficientnet_lite0", "mean": [r, g, b], "std": [r, g, b]}
 with, where the weights need it, "model_args" (handed to timm, such as {"pad_type": "same"}) and
 "freeze_batch_norm": true (statistics that are not real ones must not be updated or replaced by the batch's).
 """
@@ -77,9 +77,9 @@ def resolve_encoder(encoder: Path | str, weights: str | Path, option: str) -> tu
     found: Weights
     if folder.is_dir():
         spec, found = read_spec(folder), folder / "model.safetensors"
-    elif encoder == "bundled":
+    elif encoder == "imagenet":
         raise EncoderError(
-            f'{option} "bundled": this library has no weights of its own; pass the bundled folder\'s path.'
+            f'{option} "imagenet": this library has no weights of its own; pass the folder that holds them.'
         )
     elif isinstance(encoder, Path) or "/" in encoder:
         raise EncoderError(f"{option}: no folder {encoder}. Give an existing folder or a timm model name.")

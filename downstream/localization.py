@@ -37,7 +37,7 @@ def train_localization(
     """Train on `train`, select on `val`, write out/model.safetensors, out/model.json and out/training.csv.
 
     Rows as training_sets.training_set gives them. `encoder` is a folder or timm name instead of
-    config.encoder (where "bundled" lies is the caller's knowledge). No test picture is seen here. The same
+    config.encoder (where "imagenet" lies is the caller's knowledge). No test picture is seen here. The same
     seed gives the same weights on the CPU, bit for bit, for one number of threads. `on_look` is given the network
     at each look at validation. `curve` is filled with pixel AP on `val` over the steps, and may end the training early.
     Raises: EncoderError, PictureError, TrainingSetError.

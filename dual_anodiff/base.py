@@ -9,7 +9,6 @@ from typing import Any
 from dual_anodiff.errors import BaseModelError
 
 MINI = Path(__file__).parent / "mini"
-IMAGE_ENCODER = MINI / "image_encoder"
 
 
 def resolve_base(base: str) -> str:

@@ -1,6 +1,6 @@
 """An anomaly detector of normals alone: how far each place of a picture is from all places that the normals show.
 
-PatchCore's (Roth et al. 2022, eq. 6) in the bundled encoder's features, without its core-set: few normals are enough for
+PatchCore's (Roth et al. 2022, eq. 6) in the ImageNet encoder's features, without its core-set: few normals are enough for
 rules of thumb. A score is told in units of what held-back normals have in the same cells: 1 is a normal's.
 """
 

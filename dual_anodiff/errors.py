@@ -3,6 +3,7 @@
 DualAnoDiffError
 ├── BaseModelError   the base model's folder or hub id is missing, or is not a pipeline that we can adapt
 ├── AdapterError     an adapter's files are missing, broken, or made for another base
+├── WeightsError     the image encoder's weights are missing, or are others than those known
 └── InputError       a picture, mask or argument can't be used
 """
 
@@ -17,6 +18,10 @@ class BaseModelError(DualAnoDiffError):
 
 class AdapterError(DualAnoDiffError):
     """An adapter can't be read, or does not fit its base."""
+
+
+class WeightsError(DualAnoDiffError):
+    """The image encoder's weights can't be found or used."""
 
 
 class InputError(DualAnoDiffError):

@@ -1,7 +1,6 @@
-"""The bundled image encoder as an instrument: what it sees of pictures, as a whole and place by place."""
+"""The ImageNet encoder as an instrument: what it sees of pictures, as a whole and place by place."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import timm
@@ -10,9 +9,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dual_anodiff.base import IMAGE_ENCODER
+from dual_anodiff.image_encoder import ARCHITECTURE, imagenet_encoder
 
-SIZE_PX = 128  # the encoder was trained on pictures of this side; others are scaled to it
+SIZE_PX = 128  # pictures are scaled to this side: mini's, and enough for the encoder to see what they show
 BATCH = 32
 # Feature maps with a cell of 8 and of 16 px: fine enough to say where a defect is, coarse enough to let it be moved a
 # pixel or two.
@@ -23,18 +22,19 @@ BANK = 4096  # places of normals that a background is compared with; more change
 class Features(nn.Module):
     """The image encoder's pooled features. Shape: (b, 3, h, w) uint8, or float in [-1, 1] → (b, d)."""
 
-    def __init__(self, folder: Path = IMAGE_ENCODER) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.encoder = timm.create_model("resnet10t", num_classes=0)
-        self.encoder.load_state_dict(load_file(folder / "model.safetensors"))
-        self.encoder.float().eval().requires_grad_(False)
+        self.encoder = timm.create_model(ARCHITECTURE)
+        self.encoder.load_state_dict(load_file(imagenet_encoder() / "model.safetensors"))
+        self.encoder.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.encoder(scaled(images))
+        final = self.encoder.forward_features(scaled(images))
+        features: Tensor = self.encoder.forward_head(final, pre_logits=True)
         return features
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The maps of LEVELS and the last one. Shape: (b, 128, 16, 16), (b, 256, 8, 8), (b, 512, 4, 4)."""
+        """The maps of LEVELS and the last one. Shape: (b, 40, 16, 16), (b, 112, 8, 8), (b, 1280, 4, 4)."""
         final, levels = self.encoder.forward_intermediates(scaled(images), indices=list(LEVELS))
         return *levels, final
 
@@ -91,7 +91,7 @@ def distance(a: Seen, b: Seen, where: Literal["defects", "everywhere", "backgrou
     """1 − the cosine of two pictures' features in the same place, mean over places, then over levels.
 
     `defects`: the places that either mask touches, `background`: those that neither does; NaN where there are none.
-    Range: 0 (the same picture) to 1, since the features are not negative. Shape: (n_a, n_b).
+    Range: 0 (the same picture) to 2; unlike ones are about 1, as features may be negative. Shape: (n_a, n_b).
     Source: LPIPS (Zhang et al. 2018, eq. 1) with all channel weights alike, averaged over a region.
     """
     per_level = []
@@ -108,7 +108,7 @@ def distance(a: Seen, b: Seen, where: Literal["defects", "everywhere", "backgrou
             per_level.append(1 - free_cosines / free)
         else:
             per_level.append(1 - (all_cosines - free_cosines) / (cells - free))
-    return torch.stack(per_level).mean(0).clamp(0, 1)
+    return torch.stack(per_level).mean(0).clamp(0, 2)
 
 
 def background_distance(pictures: Seen, normals: Seen) -> Tensor:

@@ -255,7 +255,8 @@ def _features(images: Tensor, stem: Tensor, basis: Tensor) -> Tensor:
     lightness = F.pad(lab[:, :1], (1, 1, 1, 1), mode="reflect")
     variance = F.avg_pool2d(lightness.square(), 3, 1) - F.avg_pool2d(lightness, 3, 1).square()
     unrest = (variance.clamp_min(0).sqrt() + 0.004).log()
-    seen = torch.einsum("bchw,ck->bkhw", stem, basis)
+    # First less the border: what is alike everywhere must be zero, and the basis makes much of rounding errors.
+    seen = torch.einsum("bchw,ck->bkhw", _from_border(stem), basis)
     seen = F.interpolate(seen, images.shape[-2:], mode="bilinear", align_corners=False)
     return _from_border(torch.cat([lab, unrest, seen], dim=1))
 
@@ -267,7 +268,7 @@ def _from_border(maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _stem(images: Tensor) -> Tensor:
-    """The encoder's first three convolutions; mirrored beyond the border, else it would be seen for what it is.
+    """The encoder's stem and first block; mirrored beyond the border, else it would be seen for what it is.
 
     Shape: (b, 3, px, px) → (b, c, px/2, px/2).
     """
@@ -278,7 +279,7 @@ def _stem(images: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def _encoder() -> nn.Module:
     encoder = Features().encoder
-    return nn.Sequential(encoder.conv1, encoder.bn1, encoder.act1)
+    return nn.Sequential(encoder.conv_stem, encoder.bn1, encoder.blocks[0])
 
 
 def _draw_edge(image: Tensor, mask: Mask) -> Mask:

@@ -131,5 +131,5 @@ def _nearest_earlier(
 
 
 def _of_defects(a: Seen, b: Seen) -> Tensor:
-    """Two pictures without a mask have no defect in common: 1."""
+    """Two pictures without a mask have no defect in common: 1, as unlike ones."""
     return distance(a, b, "defects").nan_to_num(1.0)

@@ -2,23 +2,23 @@
 
 The reference set is the few shots, all defect pictures that the generator may see; test pictures are no part of it.
 So n_reference is small and no figure is exact: compare runs that have the same shots and as many pairs. Distances are
-the bundled encoder's (`features`), and bear its name; where the literature's weights are given, the literature's figures
+the ImageNet encoder's (`features`), and bear its name; where the literature's weights are given, the literature's figures
 stand beside them.
 
 metric                         range    better  what it is
 is, kid, fid                            ↑ ↓ ↓   `distribution`, in Inception's features; quality.inception_weights
 ic_lpips                       0 ..     ↑       `distribution.spread_within_clusters` of LPIPS; quality.lpips_weights
-kid_encoder, fid_encoder       ≈0 ..    ↓       the same as kid and fid, in the bundled encoder's features
+kid_encoder, fid_encoder       ≈0 ..    ↓       the same as kid and fid, in the ImageNet encoder's features
 kid_encoder_normals            ≈0 ..    –       the normals' own: what pairs without any defect would get
-ic_distance_encoder            0 .. 1   ↑       spread within clusters of the encoder's distance
-ic_background_encoder          0 .. 1   –       the same, of what neither mask touches: spread that is not the defects'
-ic_normals_encoder             0 .. 1   –       the normals' own mean distance; much more in the background is damage
+ic_distance_encoder            0 .. 2   ↑       spread within clusters of the encoder's distance
+ic_background_encoder          0 .. 2   –       the same, of what neither mask touches: spread that is not the defects'
+ic_normals_encoder             0 .. 2   –       the normals' own mean distance; much more in the background is damage
 background_distance            0 ..     1       `features.background_distance`, mean: 1 is as good as a normal
 density                        0 ..     1       `distribution.density_and_coverage` of the defect's look, wherever it is
 coverage                       0 .. 1   ↑       share of shots whose look some pair comes near; the same function
 near_copies                    0 .. 1   ↓       share of pairs that copy a shot (`neighbours`)
 near_copies_earlier            0 .. 1   ↓       share of pairs that copy an earlier pair
-copy_threshold                 0 .. 1   –       distance below which a pair is a copy
+copy_threshold                 0 .. 2   –       distance below which a pair is a copy
 nearest_shot                   0 ..     1       median distance to the nearest shot, in units of the shots' own median
 mask_alignment                 0 .. 1   ↑       product of the next two, mean; where the pairs have anomaly parts
 mask_inside, mask_outside      0 .. 1   ↑       `placement.mask_agreement`
@@ -26,7 +26,7 @@ mask_empty                     0 .. 1   ↓       share of pairs with an empty m
 placement_centre, _size        0 .. 1   ↑       share of masks placed, or as large, as the shots' (`placement`)
 placement_in_object            0 .. 1   ↑       `placement.share_inside`, mean; where object masks are given
 
-There is no inception score by the encoder: it needs classes, and the bundled encoder comes without its class heads.
+There is no inception score by the encoder: pictures of 128 px are too small for its classes of things.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Of which defect type a masked region looks: logistic regression on the bundled encoder's features of the few shots."""
+"""Of which defect type a masked region looks: logistic regression on the ImageNet encoder's features of the few shots."""
 
 from collections.abc import Mapping, Sequence
 

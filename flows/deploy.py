@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tasks.config import RunConfig
 
 # Fields that hold a name or a folder, and the name that is never a folder.
-NAME_OR_FOLDER = {"base": "mini", "encoder": "bundled", "backbone": "bundled"}
+NAME_OR_FOLDER = {"base": "mini", "encoder": "imagenet", "backbone": "imagenet"}
 # The worker imports Prefect before `tasks.environment` can say so: our log lines belong to the run in the UI.
 JOB_VARIABLES = {
     "env": {"PREFECT_LOGGING_EXTRA_LOGGERS": "anodiff", "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.base import IMAGE_ENCODER
 from dual_anodiff.config import CurateRule
-from tasks.artifacts import Artifact, Staged, folder_digest, plan
+from dual_anodiff.image_encoder import SHA256 as ENCODER
+from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
 from tasks.generate import PATHS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anodiff")
 
-VERSION = 1
+VERSION = 2
 PAIRS, THRESHOLDS = "pairs.parquet", "thresholds.parquet"
 MAX_NORMALS = 60  # as many as the detector remembers
 # How many are drawn shows in what is drawn; what people decide is a stage of its own.
@@ -62,7 +62,7 @@ def plan_curate(
         samples=prepared,
         pairs=list(drawn),
         objects=objects,
-        encoder=folder_digest(IMAGE_ENCODER),
+        encoder=ENCODER,
         size_px=side_px(config),
         mask_threshold=config.generate.mask.threshold,
         **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),

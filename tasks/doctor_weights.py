@@ -49,7 +49,7 @@ def encoders_found(config: RunConfig) -> Iterator[Finding]:
         try:
             encoder_digest(config, model)
             _, source = resolve_encoder(encoder_of(name), weights, option)
-        except (ConfigError, DownstreamError) as error:
+        except (ConfigError, DownstreamError, DualAnoDiffError) as error:
             yield Finding(what, "fault", str(error))
             continue
         if source == "hub":

@@ -10,7 +10,7 @@ import pandas as pd
 
 from downstream.config import learns_from_defects
 from downstream.training_sets import TrainingSet, TrainingSetName, training_set
-from dual_anodiff.base import IMAGE_ENCODER
+from dual_anodiff.image_encoder import SHA256, imagenet_encoder
 from tasks.artifacts import Artifact, file_digest, folder_digest
 from tasks.config import VAL_SHARE, ModelName, RunConfig, pairs_to_train_on
 from tasks.errors import ConfigError, DataError
@@ -192,8 +192,8 @@ def dose_of_pairs(full: Pictures, count: int, config: RunConfig) -> Dose:
 
 
 def encoder_of(encoder: str) -> Path | str:
-    """The encoder's folder or timm name; the bundled one lies with the bundled base model."""
-    return IMAGE_ENCODER if encoder == "bundled" else encoder
+    """The encoder's folder or timm name. Raises: WeightsError if the ImageNet encoder's package is missing or another."""
+    return imagenet_encoder() if encoder == "imagenet" else encoder
 
 
 def encoder_digest(config: RunConfig, model: ModelName) -> str:
@@ -212,11 +212,10 @@ def encoder_digest(config: RunConfig, model: ModelName) -> str:
                 return "draem"  # networks of its own, that start at random
             if config.detect.model == "efficientad":
                 encoder = "efficientad"  # so has this one; its teacher has weights
-    found = encoder_of(encoder)
-    if Path(found).is_dir():
-        return folder_digest(Path(found))
-    if isinstance(found, Path):
-        raise ConfigError(f"{option}: {found} is not there; set it to a timm name or an encoder folder")
+    if encoder == "imagenet":
+        return f"imagenet:{SHA256}"  # known without the weights
+    if Path(encoder).is_dir():
+        return folder_digest(Path(encoder))
     if isinstance(weights, Path):
         if not weights.is_file():
             raise ConfigError(f"{option}_weights: no file {weights}")

@@ -10,10 +10,10 @@ import pandas as pd
 from PIL import Image
 from prefect import task
 
-from dual_anodiff.base import IMAGE_ENCODER
 from dual_anodiff.config import ObjectsConfig
+from dual_anodiff.image_encoder import SHA256 as ENCODER
 from dual_anodiff.object_card import read_card
-from tasks.artifacts import Artifact, Staged, file_digest, folder_digest, plan
+from tasks.artifacts import Artifact, Staged, folder_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
 from tasks.pictures import load_image
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anodiff")
 
-VERSION = 1
+VERSION = 2
 MASKS, SHEET = "masks", "objects.png"
 COLUMNS, ON_SHEET, CELL_PX = 6, 12, 160
 
@@ -63,7 +63,7 @@ def plan_objects(config: RunConfig, prepared: Artifact) -> Artifact:
         prepared.category,
         samples=prepared,
         masks=None if given is None else folder_digest(given),
-        encoder=file_digest(IMAGE_ENCODER / "model.safetensors"),
+        encoder=ENCODER,
         size_px=config.finetune.size_px,
         seed=config.seed,
         **config.objects.model_dump(exclude={"masks"}),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.base import IMAGE_ENCODER
-from tasks.artifacts import Artifact, Staged, fault, folder_digest, plan, publish, read_manifest, verified
+from dual_anodiff.image_encoder import SHA256 as ENCODER
+from tasks.artifacts import Artifact, Staged, fault, plan, publish, read_manifest, verified
 from tasks.config import RunConfig
 from tasks.errors import ArtifactError
 from tasks.generate import read_pairs
@@ -41,7 +41,7 @@ MAP_MODELS = ("localize", "detect")
 
 def plan_page(config: RunConfig, reported: Artifact) -> Artifact:
     """Name the page of one category: its report, which names all else that is shown."""
-    encoder = folder_digest(IMAGE_ENCODER)
+    encoder = ENCODER
     return plan(config.store, "page", VERSION, reported.category, report=reported, encoder=encoder)
 
 

@@ -27,7 +27,7 @@ def pictures_to_place(samples: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFram
 
 
 def placed(pictures: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The pictures with their places x, y in 0..1: the bundled encoder's features by t-SNE, started from their PCA.
+    """The pictures with their places x, y in 0..1: the ImageNet encoder's features by t-SNE, started from their PCA.
 
     Near points are alike; how far apart far ones are, and how dense, means nothing. Empty with too few pictures.
     """
@@ -77,5 +77,5 @@ def dots(places: pd.DataFrame, category: str, size_px: int = 460) -> dict[str, A
         "dots": sorted(rows, key=lambda row: KINDS.index(row["kind"])),
         "legend": [(defect, 1 + place % 7) for place, defect in enumerate(defects)],
         "counts": counts,
-        "alt": f"Map of the pictures of {category}: {said}; near points look alike to the bundled encoder",
+        "alt": f"Map of the pictures of {category}: {said}; near points look alike to the ImageNet encoder",
     }

@@ -28,7 +28,7 @@ METRICS = {
 QUALITY = {
     "coverage": ("coverage", "higher", "share of shots whose look some pair comes near"),
     "density": ("density", "higher", "how many pairs lie near the shots' looks; 1 is expected of real ones"),
-    "kid_encoder": ("KID", "lower", "distance of the pairs from the shots, as the bundled encoder sees them"),
+    "kid_encoder": ("KID", "lower", "distance of the pairs from the shots, as the ImageNet encoder sees them"),
     "fid_encoder": ("FID", "lower", "the same by another formula, biased where pictures are few"),
     "kid_encoder_normals": (
         "KID of normals",

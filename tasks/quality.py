@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.base import IMAGE_ENCODER
 from dual_anodiff.config import QualityConfig
-from tasks.artifacts import Artifact, Staged, file_digest, folder_digest, plan
+from dual_anodiff.image_encoder import SHA256 as ENCODER
+from tasks.artifacts import Artifact, Staged, file_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import ConfigError, DataError
 from tasks.generate import read_pairs
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from dual_anodiff.pairs import PairSet
 
-VERSION = 2
+VERSION = 3
 FIGURES, NEIGHBOURS, SHEET = "quality.parquet", "neighbours.parquet", "neighbours.png"
-# Neither the bundled encoder (128 px) nor LPIPS (256 px) sees more, and thousands of pairs are held at once.
+# Neither the ImageNet encoder (128 px) nor LPIPS (256 px) sees more, and thousands of pairs are held at once.
 MAX_SIDE_PX = 256
 SHEET_ROWS, SHEET_PX = 8, 160
 WEIGHTS = ("inception_weights", "lpips_weights")
@@ -46,7 +46,7 @@ def plan_quality(config: RunConfig, prepared: Artifact, generated: Artifact, def
         defect=defect,
         samples=prepared,
         pairs=generated,
-        encoder=folder_digest(IMAGE_ENCODER),
+        encoder=ENCODER,
         size_px=side_px(config),
         # Mirrored copies are copies where the generator saw the shots mirrored.
         **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),

@@ -5,8 +5,8 @@ import logging
 
 from prefect import task
 
-from dual_anodiff.base import IMAGE_ENCODER
-from tasks.artifacts import Artifact, Staged, folder_digest, plan
+from dual_anodiff.image_encoder import SHA256 as ENCODER
+from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.generate import NOT_IN_KEY
 from tasks.objects import normal_backgrounds, read_object_masks
@@ -15,7 +15,7 @@ from tasks.quality import known_side, side_px
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import ShotChoice, choice_key, chosen_shots
 
-VERSION = 1
+VERSION = 2
 CANDIDATES, CHOSEN = "candidates.parquet", "chosen.json"
 
 log = logging.getLogger("anodiff")
@@ -39,7 +39,7 @@ def plan_search(
         defect=defect,
         samples=prepared,
         adapter=adapter,
-        encoder=folder_digest(IMAGE_ENCODER),
+        encoder=ENCODER,
         seed=config.seed,
         max_normals=config.quality.max_normals,
         search=config.search,

@@ -1,4 +1,4 @@
-"""Making of `mini`, the bundled base: drawn corpus → VAE → UNet and text encoder → image encoder.
+"""Making of `mini`, the bundled base: drawn corpus → VAE → UNet and text encoder.
 
-Imports nothing but torch, torchvision, diffusers, transformers, tokenizers and timm: it also runs on a bare GPU machine.
+Imports nothing but torch, torchvision, diffusers, transformers and tokenizers: it also runs on a bare GPU machine.
 """

@@ -7,21 +7,20 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny
 
-from dual_anodiff.base import IMAGE_ENCODER, MINI
+from dual_anodiff.base import MINI
 from dual_anodiff.demo_data import DEMO_CATEGORIES
 from dual_anodiff.pretrain.corpus import read_corpus, write_corpus
 from dual_anodiff.pretrain.denoiser import train_denoiser
-from dual_anodiff.pretrain.image_encoder import train_image_encoder
 from dual_anodiff.pretrain.stage import Plan
 from dual_anodiff.pretrain.vae import encode_corpus, train_vae
 
-STAGES = ("vae", "denoiser", "image_encoder")
+STAGES = ("vae", "denoiser")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dual_anodiff.pretrain", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    _add_train(commands.add_parser("train", help="draw pictures and train vae, denoiser and image encoder"))
+    _add_train(commands.add_parser("train", help="draw pictures and train vae and denoiser"))
     _add_evaluate(
         commands.add_parser("evaluate", help="print the figures of a base, write its picture sheets")
     )
@@ -44,8 +43,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vae-batch", type=int, default=16)
     parser.add_argument("--denoiser-steps", type=int, default=9_000)
     parser.add_argument("--denoiser-batch", type=int, default=16)
-    parser.add_argument("--encoder-steps", type=int, default=2_000)
-    parser.add_argument("--encoder-batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.set_defaults(run=_train)
@@ -60,27 +57,19 @@ def _train(a: argparse.Namespace) -> None:
     def plan(num_steps: int, batch_size: int) -> Plan:
         return Plan(num_steps, batch_size, a.seed, a.device, deadline)
 
-    def start(part: str) -> Path | None:
-        return a.start / part if a.start else None
-
     done = True
     if "vae" in a.stages:
-        done = train_vae(corpus, a.out / "vae", a.work, plan(a.vae_steps, a.vae_batch), start=start("vae"))
+        start = a.start / "vae" if a.start else None
+        done = train_vae(corpus, a.out / "vae", a.work, plan(a.vae_steps, a.vae_batch), start=start)
     if "denoiser" in a.stages and done:
         vae = AutoencoderTiny.from_pretrained(a.out / "vae").to(a.device)
         latents = encode_corpus(vae, corpus)
         denoiser_plan = plan(a.denoiser_steps, a.denoiser_batch)
-        done = train_denoiser(corpus, latents, a.out, a.work, denoiser_plan, start=a.start)
-    if "image_encoder" in a.stages and done:
-        encoder_plan = plan(a.encoder_steps, a.encoder_batch)
-        train_image_encoder(
-            corpus, a.out / "image_encoder", a.work, encoder_plan, start=start("image_encoder")
-        )
+        train_denoiser(corpus, latents, a.out, a.work, denoiser_plan, start=a.start)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", type=Path, default=MINI, help="the base to measure")
-    parser.add_argument("--encoder", type=Path, default=IMAGE_ENCODER, help="the features of KID and probes")
     parser.add_argument("--out", type=Path, default=Path(".anodiff/evaluate"), help="figures.json, sheets")
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="real pictures, MVTec layout"
@@ -99,7 +88,7 @@ def _evaluate(a: argparse.Namespace) -> None:
     from dual_anodiff.pretrain.evaluate import evaluate
 
     evaluate(
-        a.base, a.encoder, a.out, data=a.data, categories=a.categories, defects=a.defects, num_samples=a.num_samples,
+        a.base, a.out, data=a.data, categories=a.categories, defects=a.defects, num_samples=a.num_samples,
         num_pairs=a.num_pairs, judge_steps=a.judge_steps, device=a.device,
     )  # fmt: skip
 

@@ -37,7 +37,6 @@ GUIDANCE = 2.5
 
 def evaluate(
     base: Path,
-    encoder: Path,
     out: Path,
     *,
     data: Path,
@@ -48,10 +47,7 @@ def evaluate(
     judge_steps: int,
     device: str,
 ) -> dict[str, Any]:
-    """Measure and print everything; write figures.json and picture sheets into `out`. Returns the figures.
-
-    `encoder` is the image encoder whose features the KID is taken in: the same for all bases that are compared.
-    """
+    """Measure and print everything; write figures.json and picture sheets into `out`. Returns the figures."""
     out.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {}
 
@@ -70,7 +66,7 @@ def evaluate(
     if not real:
         print(f"{data}: no real pictures here, so none were measured", flush=True)
 
-    features = fidelity.Features(encoder)
+    features = fidelity.Features()
     tell("encoder_drawn", rounded(fidelity.probe_drawn(features)))
     for folder in real:
         tell(f"encoder_{folder.name}", rounded(fidelity.probe_real(features, folder)))

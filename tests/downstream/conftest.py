@@ -72,7 +72,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Squares:
 
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random resnet10t, saved as the bundled encoder is: half precision, timm's naming."""
+    """A random resnet10t, saved in half precision, timm's naming."""
     import timm
     from safetensors.torch import save_file
 

@@ -32,9 +32,9 @@ from downstream.errors import (
     TrainingSetError,
 )
 from downstream.training_sets import TrainingSet
+from dual_anodiff.image_encoder import imagenet_encoder
 
 SIZE_PX = 32
-BUNDLED = Path(__file__).parents[2] / "dual_anodiff/mini/image_encoder"
 TILES = Path(__file__).parents[3] / "shared/data/magnetic_tile"
 CONFIG = ClassifyConfig(size_px=SIZE_PX, train_steps=4, batch_size=6, evaluate_every_steps=2)
 
@@ -243,8 +243,8 @@ def test_encoder_errors_name_the_options_of_classification(tmp_path: Path, encod
 
 
 @pytest.mark.skipif(not TILES.exists(), reason="needs ../shared/data, which is not part of the project")
-def test_real_tiles_go_through_with_the_bundled_encoder(tmp_path: Path) -> None:
-    """Two steps on a few real pictures: grey JPEGs, the bundled weights, prediction on others of them."""
+def test_real_tiles_go_through_with_the_imagenet_encoder(tmp_path: Path) -> None:
+    """Two steps on a few real pictures: grey JPEGs, ImageNet weights, prediction on others of them."""
     rows = [
         (str(path), "", label, int(label != "good"), "normal" if label == "good" else "real", split)
         for label in ("good", "blowhole", "crack")
@@ -254,7 +254,8 @@ def test_real_tiles_go_through_with_the_bundled_encoder(tmp_path: Path) -> None:
     table = pd.DataFrame(rows, columns=["image_path", "mask_path", "label", "label_index", "source", "split"])
     train = table[table["split"] == "train"]
     config = CONFIG.model_copy(update={"size_px": 64, "train_steps": 2})
-    train_classifier(TrainingSet("real", train, train.iloc[:0]), config, tmp_path / "m", encoder=BUNDLED)
+    rows_to_train = TrainingSet("real", train, train.iloc[:0])
+    train_classifier(rows_to_train, config, tmp_path / "m", encoder=imagenet_encoder())
     metrics = evaluate_classifier(tmp_path / "m", table[table["split"] == "test"], tmp_path / "o")
     assert metrics["n"].max() == 6
     assert metrics["value"].notna().any()

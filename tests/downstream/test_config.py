@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 import downstream
-from downstream.config import LocalizeConfig
+from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 
 
 def test_weights_are_a_word_or_a_path() -> None:
@@ -33,6 +33,18 @@ def test_weights_are_a_word_or_a_path() -> None:
 def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         LocalizeConfig.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("config", "option"),
+    [(LocalizeConfig, "encoder"), (ClassifyConfig, "encoder"), (DetectConfig, "backbone")],
+)
+def test_the_encoder_that_is_gone_is_refused_with_the_name_of_its_successor(
+    config: type[BaseModel], option: str
+) -> None:
+    assert config.model_validate({}).model_dump()[option] == "imagenet"
+    with pytest.raises(ValidationError, match=f"{option}\n.*write imagenet"):
+        config.model_validate({option: "bundled"})
 
 
 def test_heavy_libraries_are_imported_by_their_users_only() -> None:

@@ -399,7 +399,7 @@ def test_what_a_model_lacks_on_disk_is_said_before_training(
         ),
         ({"model": "padim", "backbone": "resnettt"}, "neither a folder nor a timm model"),
         ({"model": "padim", "backbone": "a/b"}, "no folder"),
-        ({"model": "padim"}, "bundled"),
+        ({"model": "padim"}, "imagenet"),
         (
             {"model": "padim", "backbone": str(encoder_folder), "layers": ["layer9"]},
             r"detect\.layers.*layer1",

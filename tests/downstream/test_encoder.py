@@ -86,8 +86,8 @@ def test_wrong_names_and_folders_are_refused(tmp_path: Path, encoder_folder: Pat
         build_unet("resnett18", "random", CHANNELS)
     with pytest.raises(EncoderError, match="no folder"):
         build_unet(tmp_path / "nowhere", "random", CHANNELS)
-    with pytest.raises(EncoderError, match="bundled"):
-        build_unet("bundled", "random", CHANNELS)
+    with pytest.raises(EncoderError, match="imagenet"):
+        build_unet("imagenet", "random", CHANNELS)
     with pytest.raises(EncoderError, match=r"config\.json: not found"):
         build_unet(tmp_path, "random", CHANNELS)
     shutil.copy(encoder_folder / "model.safetensors", tmp_path)

@@ -147,8 +147,7 @@ def test_coverage_is_what_is_expected_of_real_pictures() -> None:
 
 
 def test_figures_of_pairs_as_good_as_real_ones(good: Quality) -> None:
-    assert abs(value(good, "kid_encoder")) < 0.05
-    assert value(good, "kid_encoder_normals") > 4 * abs(value(good, "kid_encoder"))
+    assert abs(value(good, "kid_encoder")) < 0.1 * value(good, "kid_encoder_normals")
     assert value(good, "background_distance") == pytest.approx(1, abs=0.15)
     assert value(good, "coverage") > 0.5
     assert value(good, "mask_alignment") > 0.98
@@ -173,10 +172,13 @@ def test_figures_fall_with_the_quality_that_they_are_of(
         assert value(good, metric) < value(noisy[0], metric) < value(noisy[1], metric), metric
     assert value(noisy[1], "mask_outside") == value(good, "mask_outside")  # the parts are as they were
 
-    # Blotches all over look like diversity; the figures of the background say that it is not the defects'.
+    # Noise looks like diversity; the figures of the background say that it is not the defects'.
+    for metric in ("ic_distance_encoder", "ic_background_encoder"):
+        assert value(noisy[1], metric) > 1.1 * value(good, metric), metric
+
     blotches = F.interpolate(torch.rand(len(pairs), 3, 5, 5, generator=g) * 2 - 1, pairs.image.shape[-2:])
     blotched = measured(changed(pairs, lambda x, m: x * m + (1 - m) * (x + blotches) / 2))
-    for metric in ("ic_distance_encoder", "ic_background_encoder", "background_distance"):
+    for metric in ("kid_encoder", "background_distance"):
         assert value(blotched, metric) > 1.1 * value(good, metric), metric
 
     defects_gone = measured(changed(pairs, lambda x, m: x * (1 - m) + m * x.mean((2, 3), keepdim=True)))
@@ -199,7 +201,7 @@ def test_without_weights_no_standard_name_appears(good: Quality) -> None:
     metrics = set(good.figures["metric"])
     assert not metrics & STANDARD
     assert {"kid_encoder", "fid_encoder", "ic_distance_encoder"} <= metrics
-    assert "is_encoder" not in metrics  # the bundled encoder has no classes
+    assert "is_encoder" not in metrics  # 128 px are too few for ImageNet's classes
     assert good.figures["metric"].is_unique
 
 

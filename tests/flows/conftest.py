@@ -58,7 +58,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random base model and a random encoder, in the formats of the bundled ones."""
+    """A random base model and a random encoder, in the formats of those that come along."""
     import timm
     from safetensors.torch import save_file
 

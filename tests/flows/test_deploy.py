@@ -193,7 +193,7 @@ def test_folders_become_absolute_and_names_stay(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANODIFF_CACHE", str(tmp_path / "cache"))
-    for folder in ("mini", "base", "bundled"):
+    for folder in ("mini", "base", "imagenet"):
         (tmp_path / folder).mkdir()
     found = with_absolute_paths(
         RunConfig.model_validate(
@@ -201,7 +201,7 @@ def test_folders_become_absolute_and_names_stay(
                 "data": "data",
                 "store": "store",
                 "finetune": {"base": "base"},
-                "localize": {"encoder": "bundled"},
+                "localize": {"encoder": "imagenet"},
                 "classify": {"encoder": "resnet34"},
                 "objects": {"masks": "masks"},
             }
@@ -210,7 +210,7 @@ def test_folders_become_absolute_and_names_stay(
     assert (found.data, found.store) == (tmp_path / "data", tmp_path / "store")
     assert found.finetune.base == str(tmp_path / "base")
     assert found.objects.masks == tmp_path / "masks"
-    assert (found.localize.encoder, found.classify.encoder) == ("bundled", "resnet34")
+    assert (found.localize.encoder, found.classify.encoder) == ("imagenet", "resnet34")
     assert with_absolute_paths(config).finetune == config.finetune
     assert with_absolute_paths(RunConfig.model_validate({"data": "data"})).finetune.base == "mini"
     elsewhere = RunConfig.model_validate({"data": "data", "store": "s3://bucket/store"})

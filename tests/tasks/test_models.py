@@ -4,13 +4,25 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from downstream.encoder import build_unet
+from dual_anodiff.image_encoder import SHA256
 from tasks.artifacts import Artifact, Staged, plan, publish
 from tasks.config import RunConfig, load_config
 from tasks.errors import DataError
-from tasks.models import Pictures, defects_without_pairs, dose_of_pairs, rows_of, why_not
+from tasks.models import (
+    Pictures,
+    defects_without_pairs,
+    dose_of_pairs,
+    encoder_digest,
+    encoder_of,
+    rows_of,
+    why_not,
+)
 from tasks.prepare import build_prepare, plan_prepare
-from tasks.train import plan_model
+from tasks.train import TRAIN, plan_model
 from tests.tasks.data_folders import healthy_category
 
 
@@ -125,3 +137,17 @@ def test_a_dose_that_limits_nothing_is_the_model_that_is_there_already(config: R
     }
     assert len(planned) == 4
     assert plan_model(config, "localize", full, "generated+real", 0).ref in planned
+
+
+def test_the_imagenet_encoders_key_needs_no_weights_and_its_name_is_a_folder_that_models_take(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANODIFF_CACHE", str(tmp_path / "cache"))
+    assert {encoder_digest(config, model) for model in TRAIN} == {f"imagenet:{SHA256}"}
+    assert not (tmp_path / "cache").exists()
+    assert encoder_of("resnet34") == "resnet34"
+    network, spec = build_unet(encoder_of("imagenet"))
+    assert spec.architecture == "tf_efficientnet_lite0"
+    own, given = network.state_dict(), load_file(Path(encoder_of("imagenet")) / "model.safetensors")
+    assert torch.equal(own["encoder.model.conv_stem.weight"], given["conv_stem.weight"])
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from dual_anodiff.base import IMAGE_ENCODER
 from dual_anodiff.pretrain import fidelity
 from dual_anodiff.pretrain.corpus import KIND_NAMES, suitable_defects
 
@@ -27,7 +26,7 @@ def test_psnr_of_a_known_error() -> None:
 
 
 def test_kid_tells_drawn_parts_from_noise_and_not_from_drawn_parts() -> None:
-    features = fidelity.Features(IMAGE_ENCODER)
+    features = fidelity.Features()
     mix = fidelity.caption_mix([0, 5, 20], 48, seed=0)
     first, second = (
         [fidelity.draw_held_out(k, d, n + i).image for i, (k, d) in enumerate(mix)] for n in (0, 500)

@@ -1,6 +1,5 @@
 """The stages that make `mini`, at a size that trains in seconds."""
 
-import json
 import time
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from dual_anodiff.pretrain.denoiser import (
     build_unet,
     diffusion_loss,
 )
-from dual_anodiff.pretrain.image_encoder import train_image_encoder
 from dual_anodiff.pretrain.stage import Plan, fit
 from dual_anodiff.pretrain.vae import (
     LATENT_CHANNELS,
@@ -182,17 +180,6 @@ def test_diffusion_loss_is_the_velocitys_mse_at_every_timestep() -> None:
         torch.manual_seed(1)
         velocity = scheduler.get_velocity(latents, torch.randn_like(latents), timesteps)
         torch.testing.assert_close(loss, velocity.square().mean(), atol=1e-4, rtol=1e-2)
-
-
-def test_image_encoder_is_written_in_half_precision(corpus: Corpus, tmp_path: Path) -> None:
-    assert train_image_encoder(corpus, tmp_path / "out", tmp_path, plan(2, 4))
-    assert (tmp_path / "image_encoder.png").is_file()
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["architecture"] == "resnet10t"
-    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 12e6
-    onward = tmp_path / "onward"
-    onward.mkdir()
-    assert train_image_encoder(corpus, onward / "out", onward, plan(1, 4), start=tmp_path / "out")
 
 
 def test_the_noisiest_step_that_training_sees_and_sampling_begins_with_holds_no_picture() -> None:
