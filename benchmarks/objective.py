@@ -50,7 +50,7 @@ def score(samples: pd.DataFrame, scored: pd.DataFrame, fold: int, steps: int) ->
     """A row of figures for each setting and training set."""
     rows: list[dict[str, object]] = []
     with TemporaryDirectory() as scratch:
-        pasted = copy_paste_pairs(samples, Path(scratch) / "pasted", 240, size_px=128, seed=fold)
+        pasted = copy_paste_pairs(samples, Path(scratch) / "pasted", 240, seed=fold)
         for name in SETS:
             chosen = training_set(name, samples, pasted, baselines={"copy-paste": pasted}, seed=fold)
             for focal_weight, prior in SETTINGS:

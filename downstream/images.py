@@ -108,19 +108,33 @@ def load_pictures(
         images[i] = resize_image(image, size_px)
         if not anomalous:
             continue
-        if not mask_path:
-            raise PictureError(
-                f"{image_path}: is labelled anomalous but has no mask. Add one or leave the row out."
-            )
-        mask = read_mask(mask_path)
-        if mask.shape != image.shape[:2]:
-            raise PictureError(
-                f"{mask_path}: is {_size(mask)}, its picture {image_path} {_size(image)}. Redraw it."
-            )
-        if not mask.any():
-            raise PictureError(f"{mask_path}: holds no defect pixel, but {image_path} is labelled anomalous.")
-        masks[i] = resize_mask(mask, size_px)
+        masks[i] = resize_mask(_mask_of(image, image_path, mask_path), size_px)
     return images, masks
+
+
+def read_pair(image_path: str, mask_path: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A defect picture and its mask at their own size. Raises: PictureError as load_pictures.
+
+    Shape: (h, w, 3) in 0..1, (h, w).
+    """
+    image = read_image(image_path)
+    return image, _mask_of(image, image_path, mask_path)
+
+
+def _mask_of(image: NDArray[np.float32], image_path: str, mask_path: str) -> NDArray[np.bool_]:
+    """The mask of an anomalous picture. Raises: PictureError if it is missing, empty or of other size."""
+    if not mask_path:
+        raise PictureError(
+            f"{image_path}: is labelled anomalous but has no mask. Add one or leave the row out."
+        )
+    mask = read_mask(mask_path)
+    if mask.shape != image.shape[:2]:
+        raise PictureError(
+            f"{mask_path}: is {_size(mask)}, its picture {image_path} {_size(image)}. Redraw it."
+        )
+    if not mask.any():
+        raise PictureError(f"{mask_path}: holds no defect pixel, but {image_path} is labelled anomalous.")
+    return mask
 
 
 def load_rows(rows: pd.DataFrame, size_px: int) -> tuple[Tensor, Tensor]:

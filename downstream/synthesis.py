@@ -8,34 +8,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
+from downstream.copy_paste import Cut, Mask, PartMask, Pixels, cut_out, paste_defect
 from downstream.errors import TrainingSetError
-from downstream.images import load_pictures, read_image, resize_image
+from downstream.images import read_image, read_pair, resize_image
 
 COLUMNS = ["index", "seed", "label", "image_path", "mask_path", "mask_area_px", "mask_share"]
 COLUMNS += ["source", "normal", "shot"]
-# A pasted defect keeps its place up to this share of the side: where the part ends is not known here, and a
-# scratch beside the part is no defect.
-JITTER = 0.1
-SCALE = (0.7, 1.3)
 # Each Perlin draw comes out empty with a few percent, so that this many in a row say that something is wrong.
 MAX_DRAWS = 100
 
-# Pair number and its random numbers → picture (3, s, s) uint8 and mask (1, s, s) bool.
-Draw = Callable[[int, np.random.Generator], tuple[Tensor, Tensor]]
+# Pair number and its random numbers → picture (h, w, 3) in 0..1 and mask (h, w) bool.
+Draw = Callable[[int, np.random.Generator], tuple[Pixels, Mask]]
 
 
 def copy_paste_pairs(
-    samples: pd.DataFrame, out: Path, num_pairs: int, *, size_px: int, seed: int
+    samples: pd.DataFrame, out: Path, num_pairs: int, *, seed: int, part_of: PartMask | None = None
 ) -> pd.DataFrame:
-    """Cut the real defects of split "train" out by their masks and paste them onto its normals.
+    """Cut the real defects of split "train" out by their masks and paste them into its normals, at the normals' own size.
 
-    `samples`: rows of one category as for training_set. Labels take turns, and within a label its shots.
+    `samples`: rows of one category as for training_set. Labels take turns, and within a label its shots. `part_of`: where
+    the part is in a normal, for defects to lie on it; None where it is everywhere.
     Writes image/, mask/ and pairs.parquet (paths relative to `out`); returns that table with absolute paths:
     index, seed, label, image_path, mask_path, mask_area_px, mask_share, source ("copy-paste"), and by their
     last four path parts the normal and the shot. A killed run goes on at the missing pair; pair i depends
@@ -50,14 +45,14 @@ def copy_paste_pairs(
         return rows.iloc[index // len(of_label) % len(rows)]
 
     @cache  # a handful of shots, each pasted again and again
-    def load(image_path: str, mask_path: str) -> tuple[Tensor, Tensor]:
-        images, masks = load_pictures([image_path], [mask_path], [1], size_px)
-        return images[0], masks[0]
+    def cut(image_path: str, mask_path: str) -> Cut:
+        return cut_out(*read_pair(image_path, mask_path))
 
-    def draw(index: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        shot, shot_mask = load(shot_of(index)["image_path"], shot_of(index)["mask_path"])
-        normal = resize_image(read_image(_normal_of(normals, seed, index)), size_px)
-        return paste(normal, shot, shot_mask, generator)
+    def draw(index: int, generator: np.random.Generator) -> tuple[Pixels, Mask]:
+        shot = shot_of(index)
+        normal = Path(_normal_of(normals, seed, index))
+        part = None if part_of is None else part_of(normal)
+        return paste_defect(read_image(normal), cut(shot["image_path"], shot["mask_path"]), generator, part)
 
     _write_pairs(out, num_pairs, seed, draw)
     rows = [
@@ -90,64 +85,17 @@ def perlin_pairs(
     normals = _train_rows(samples, 0)
     textures = [] if texture_folder is None else _textures(texture_folder)
 
-    def draw(index: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def draw(index: int, generator: np.random.Generator) -> tuple[Pixels, Mask]:
         normal = resize_image(read_image(_normal_of(normals, seed, index)), size_px)
-        return perlin_anomaly(normal, textures, generator)
+        image, mask = perlin_anomaly(normal, textures, generator)
+        pixels: Pixels = image.permute(1, 2, 0).float().div(255).numpy()
+        return pixels, mask[0].numpy()
 
     _write_pairs(out, num_pairs, seed, draw)
     normal_of = [_short(_normal_of(normals, seed, i)) for i in range(num_pairs)]
     return _write_table(
         out, [{"label": "perlin", "normal": name, "shot": ""} for name in normal_of], seed, "perlin"
     )
-
-
-def paste(
-    normal: Tensor, shot: Tensor, shot_mask: Tensor, generator: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Put the masked part of `shot`, flipped, turned, scaled and shifted, onto `normal`; nothing outside the
-    returned mask changes.
-
-    Shape: pictures (3, s, s) uint8, masks (1, s, s) bool; picture and mask out.
-    """
-    size_px = normal.shape[-1]
-    lines, columns = (torch.nonzero(shot_mask[0].any(dim))[:, 0] for dim in (1, 0))
-    box = (slice(int(lines[0]), int(lines[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-    centre = [(part.start + part.stop) / 2 for part in box]
-    cut = torch.cat([shot, shot_mask * 255])[:, *box].float()  # (3 colours + mask, h, w)
-    cut = cut.flip([axis for axis in (1, 2) if generator.random() < 0.5])
-    cut = torch.rot90(cut, int(generator.integers(4)), (1, 2))
-    factor = min(generator.uniform(*SCALE), size_px / max(cut.shape[1:]))
-    height, width = (max(1, round(side * factor)) for side in cut.shape[1:])
-    colours = F.interpolate(
-        cut[None, :3], (height, width), mode="bilinear", antialias=True, align_corners=False
-    )[0]
-    # As in resize_mask, a cell counts that the defect touches: no hairline is lost.
-    cells = F.adaptive_max_pool2d(cut[None, 3:], (height, width))[0] > 0
-
-    jitter = generator.uniform(-JITTER, JITTER, 2) * size_px
-    top, left = (
-        int(np.clip(round(middle + shift - side / 2), 0, size_px - side))
-        for middle, shift, side in zip(centre, jitter, (height, width), strict=True)
-    )
-    place = (slice(None), slice(top, top + height), slice(left, left + width))
-    mask = torch.zeros_like(shot_mask)
-    mask[place] = cells
-    pasted = normal.float()
-    pasted[place] = colours
-    alpha = torch.from_numpy(feather(mask[0].numpy()))
-    image = alpha * pasted + (1 - alpha) * normal
-    return image.round().clamp(0, 255).to(torch.uint8), mask
-
-
-def feather(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """How much of a pasted defect shows: 1 inside, 0.5 on the mask's outermost pixel, 0 outside.
-
-    Feathered inwards, so that the mask is exactly what was changed; where it has no inside (a hairline), all
-    of it is 1. Shape: (h, w). Units: share 0..1.
-    """
-    inside = ndimage.binary_erosion(mask, border_value=1)
-    edge = mask & ~inside & ndimage.binary_dilation(inside)
-    return mask.astype(np.float32) - 0.5 * edge.astype(np.float32)
 
 
 def perlin_anomaly(
@@ -217,13 +165,13 @@ def _write_pairs(out: Path, num_pairs: int, seed: int, draw: Draw) -> None:
         else:
             raise TrainingSetError(f"pair {index}: {MAX_DRAWS} draws in a row had an empty mask.")
         files = {
-            "image": Image.fromarray(image.permute(1, 2, 0).numpy()),
-            "mask": Image.fromarray(mask[0].numpy().astype(np.uint8) * 255),
+            "image": Image.fromarray((image * 255).round().astype(np.uint8)),
+            "mask": Image.fromarray(mask.astype(np.uint8) * 255),
         }
         for kind, picture in files.items():
             # The mask comes last and is renamed into place: a pair with a mask is whole.
             staged = out / kind / f"{index:06}.part"
-            picture.save(staged, format="PNG")
+            picture.save(staged, format="PNG", compress_level=1)  # a third of the time, hardly larger
             staged.replace(staged.with_suffix(".png"))
 
 

@@ -9,7 +9,9 @@ import pandas as pd
 
 from downstream.errors import TrainingSetError
 
-TrainingSetName = Literal["real", "copy-paste", "perlin", "generated", "generated+real"]
+TrainingSetName = Literal[
+    "real", "copy-paste", "perlin", "copy-paste+real", "perlin+real", "generated", "generated+real"
+]  # fmt: skip
 COLUMNS = ["image_path", "mask_path", "label", "label_index", "source"]
 # Where a pair comes from, as far as its table says: kept for those who hand the rows on.
 PROVENANCE = ["run", "adapter_key", "seed", "index", "score"]
@@ -67,17 +69,18 @@ def training_set(
     match name:
         case "real":
             anomalous = shots
-        case "copy-paste" | "perlin":
-            made = (baselines or {}).get(name)
+        case "generated" | "generated+real":
+            anomalous = train_pairs
+        case _:
+            source = name.removesuffix("+real")
+            made = (baselines or {}).get(source)
             if made is None:
                 raise TrainingSetError(
                     f"training set {name!r}: its pairs were not given. Make them with downstream.synthesis."
                 )
-            anomalous, _ = split_pairs(made, val_share=val_share, seed=seed, source=name)
-        case "generated":
-            anomalous = train_pairs
-        case "generated+real":
-            anomalous = pd.concat([train_pairs, shots], ignore_index=True)
+            anomalous, _ = split_pairs(made, val_share=val_share, seed=seed, source=source)
+    if name.endswith("+real"):
+        anomalous = pd.concat([anomalous, shots], ignore_index=True)
     for rows, what in (
         (normals, 'normal pictures with split "train"'),
         (val_normals, 'normal pictures with split "val"'),

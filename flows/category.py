@@ -76,7 +76,7 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
     if not generated:
         return CategoryOutcome(category, tuple(stages))
 
-    pasted = paste_pairs(config, prepared, config.compare.training_sets, list(generated))
+    pasted = paste_pairs(config, shared, config.compare.training_sets, list(generated))
     pictures = Pictures(prepared, generated, {name: each.out for name, each in pasted.items()})
     without_pairs = defects_without_pairs(pictures) if drawn.readable else []
     asked: list[tuple[ModelName, str]] = list(product(config.compare.models, config.compare.training_sets))

@@ -272,7 +272,7 @@ def crop_shared(
 
 def paste_pairs(
     config: RunConfig,
-    prepared: Artifact,
+    shared: Shared,
     names: Sequence[str],
     defects: Sequence[str],
     choice: ShotChoice | None = None,
@@ -281,11 +281,12 @@ def paste_pairs(
     return {
         baseline: run(
             synthesize,
-            plan_synthesize(config, prepared, baseline, defects, choice),
+            plan_synthesize(config, shared.prepared, baseline, defects, shared.objects, choice),
             config,
-            prepared=prepared,
+            prepared=shared.prepared,
             name=baseline,
             defects=list(defects),
+            objects=shared.objects,
             choice=choice,
         )
         for baseline in BASELINES

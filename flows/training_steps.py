@@ -31,7 +31,7 @@ def choose_steps(
     complete = True
     for number in range(config.compare.folds):
         fold = Fold(number, config.compare.folds)
-        pasted = paste_pairs(config, full.prepared, names, list(full.generated), fold)
+        pasted = paste_pairs(config, shared, names, list(full.generated), fold)
         waiting += pasted.values()
         pictures = replace(full, choice=fold, baselines={name: each.out for name, each in pasted.items()})
         if any("generated" in name for name in names):

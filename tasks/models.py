@@ -84,7 +84,9 @@ def rows_of(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> tup
             "generate.mask.threshold, or leave the reason out of curate.rules"
         )
     baselines: dict[str, pd.DataFrame] = {
-        each: read_baseline(made) for each, made in pictures.baselines.items() if each == name
+        each: read_baseline(made)
+        for each, made in pictures.baselines.items()
+        if each == name.removesuffix("+real")
     }
     # The run's seed chooses the held-back pairs: one choice for all training sets and seeds.
     rows = training_set(name, samples, usable, baselines=baselines, val_share=VAL_SHARE, seed=config.seed)
@@ -167,7 +169,7 @@ def why_not(
     """Why a model can't be trained on a training set, whatever its pictures; None where it can."""
     if model == "classify" and len(defects) < 2:
         return "one defect type only: there is nothing to tell apart"
-    if model == "classify" and name == "perlin":
+    if model == "classify" and name.startswith("perlin"):
         return "Perlin anomalies are of no defect type"
     if model == "classify" and name == "generated" and without_pairs:
         return f"every pair of {', '.join(without_pairs)} is refused: no picture to learn the type from"

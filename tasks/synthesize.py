@@ -8,11 +8,12 @@ from prefect import task
 
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
+from tasks.native import object_masks_in
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots
 
-VERSION = 1
+VERSION = 2
 BaselineName = Literal["copy-paste", "perlin"]
 BASELINES: tuple[BaselineName, ...] = ("copy-paste", "perlin")
 
@@ -22,9 +23,13 @@ def plan_synthesize(
     prepared: Artifact,
     name: BaselineName,
     defects: Sequence[str],
+    objects: Artifact | None = None,
     choice: ShotChoice | None = None,
 ) -> Artifact:
-    """Name a baseline's pairs for these defect types; `choice`: of the split's shots, where not all are pasted."""
+    """Name a baseline's pairs for these defect types.
+
+    `objects`: the masks of the parts, for defects to lie on. `choice`: of the split's shots, where not all are pasted.
+    """
     read = choice if name == "copy-paste" else None  # Perlin's are made without shots
     return plan(
         config.store,
@@ -36,8 +41,8 @@ def plan_synthesize(
         samples=prepared,
         defects=sorted(defects),
         num_pairs=config.generate.num_pairs * len(defects),
-        size_px=config.finetune.size_px,
         seed=config.seed,
+        **({"objects": objects} if name == "copy-paste" else {"size_px": config.finetune.size_px}),
         **choice_key(read),
     )
 
@@ -49,6 +54,7 @@ def synthesize(
     name: BaselineName,
     defects: list[str],
     config: RunConfig,
+    objects: Artifact | None = None,
     choice: ShotChoice | None = None,
 ) -> StageResult:
     """Make a baseline's pairs out of the shots and the normals of the training side."""
@@ -58,12 +64,14 @@ def synthesize(
 
         samples = chosen_shots(read_samples(prepared, config.data), choice)
         samples = samples[(samples["label_index"] == 0) | samples["label"].isin(defects)]
-        count, size_px = config.generate.num_pairs * len(defects), config.finetune.size_px
+        count = config.generate.num_pairs * len(defects)
         match name:
             case "copy-paste":
-                copy_paste_pairs(samples, staged.out, count, size_px=size_px, seed=config.seed)
+                copy_paste_pairs(
+                    samples, staged.out, count, seed=config.seed, part_of=object_masks_in(objects)
+                )
             case "perlin":
-                perlin_pairs(samples, staged.out, count, size_px=size_px, seed=config.seed)
+                perlin_pairs(samples, staged.out, count, size_px=config.finetune.size_px, seed=config.seed)
 
     return run_stage(out, config, make, heavy=False)
 

@@ -63,7 +63,7 @@ def plan_model(
         samples=pictures.prepared,
         pairs=pictures.generated,
         num_pairs=config.generate.num_pairs,
-        baseline=pictures.baselines.get(name),
+        baseline=pictures.baselines.get(name.removesuffix("+real")),
         **only_if,
         **model_settings(config, model),
     )

@@ -19,7 +19,7 @@ def baselines(squares: Squares, tmp_path_factory: pytest.TempPathFactory) -> dic
     """As many pairs of each baseline as there are generated ones."""
     out = tmp_path_factory.mktemp("baselines")
     return {
-        "copy-paste": copy_paste_pairs(squares.samples, out / "c", 20, size_px=32, seed=0),
+        "copy-paste": copy_paste_pairs(squares.samples, out / "c", 20, seed=0),
         "perlin": perlin_pairs(squares.samples, out / "p", 20, size_px=32, seed=0),
     }
 
@@ -36,6 +36,8 @@ def test_each_set_holds_its_sources(squares: Squares, baselines: dict[str, pd.Da
         "real": {"normal": 16, "real": 3},
         "copy-paste": {"normal": 16, "copy-paste": 16},
         "perlin": {"normal": 16, "perlin": 16},
+        "copy-paste+real": {"normal": 16, "copy-paste": 16, "real": 3},
+        "perlin+real": {"normal": 16, "perlin": 16, "real": 3},
         "generated": {"normal": 16, "generated": 16},
         "generated+real": {"normal": 16, "generated": 16, "real": 3},
     }
