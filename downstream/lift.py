@@ -35,7 +35,9 @@ LOWER_IS_BETTER = {"escape_rate", "overkill_rate"}
 Verdict = Literal["helps", "hurts", "no difference shown", "too few test pictures"]
 # Below ten of a kind one picture moves a rate by more than 10 points and percentile intervals are too short.
 MIN_PICTURES = 10
-BASELINES = ("real", "perlin")
+# What needs no generator. Whatever has generated pairs is held against each of them, all else against the first alone.
+BASELINES = ("real", "copy-paste+real", "perlin+real", "copy-paste", "perlin")
+GENERATED = "generated"
 
 Runs = Sequence[Predictions] | Sequence[ClassPredictions]
 Run = Predictions | ClassPredictions
@@ -76,13 +78,24 @@ def lift(
     """
     metrics = metrics or metrics_of([*baseline, *value])
     sides = bootstrap([baseline, value], metrics, resamples=resamples, seed=seed)
-    n_good, n_defect = n_pictures(value[0])
+    return _results(sides, value[0], metrics, min(len(baseline), len(value)), min_pictures)
+
+
+def _results(
+    sides: Sequence[Mapping[str, Floats]],
+    pictures: Run,
+    metrics: Sequence[Metric],
+    n_seeds: int,
+    min_pictures: int,
+) -> list[LiftResult]:
+    """Differences of two sides' redraws; `pictures`: any run, for the test pictures that all share."""
+    n_good, n_defect = n_pictures(pictures)
     results = []
     for metric in metrics:
         a, b = sides[0][metric], sides[1][metric]
         low, high = interval((b - a)[1:])
         verdict = verdict_of(metric, low, high)
-        if smallest_kind(value[0], metric) < min_pictures:
+        if smallest_kind(pictures, metric) < min_pictures:
             verdict = "too few test pictures"
         results.append(
             LiftResult(
@@ -94,7 +107,7 @@ def lift(
                 high,
                 n_good,
                 n_defect,
-                min(len(baseline), len(value)),
+                n_seeds,
                 verdict,
             )
         )
@@ -108,20 +121,32 @@ def lift_table(
     resamples: int = 500,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Each training set against each baseline there is, over the seeds that both have.
+    """Each training set against `real`, those with generated pairs against each baseline, over the seeds that both have.
 
     `runs`: one model's predictions by training set and seed. A seed that failed on one side must not tilt the
     comparison, so it is left out on both. Columns: training_set, against, and LiftResult's fields.
     """
     columns = ["training_set", "against", *(field.name for field in fields(LiftResult))]
     rows = []
+    drawn: dict[tuple[str, tuple[int, ...]], dict[str, Floats]] = {}
+
+    def draws(name: str, seeds: tuple[int, ...], metrics: Sequence[Metric]) -> dict[str, Floats]:
+        """A set's redraws, made once: those of one `seed` and the same pictures belong together."""
+        if (name, seeds) not in drawn:
+            of_set = _one_kind([runs[name][each] for each in seeds])
+            (drawn[name, seeds],) = bootstrap([of_set], metrics, resamples=resamples, seed=seed)
+        return drawn[name, seeds]
+
     for against in baselines:
         for name, of_seed in runs.items():
-            common = sorted(set(of_seed) & set(runs.get(against, {})))
-            if name == against or not common:
+            common = tuple(sorted(set(of_seed) & set(runs.get(against, {}))))
+            if name == against or not common or (against != BASELINES[0] and GENERATED not in name):
                 continue
-            sides = [[runs[side][each] for each in common] for side in (against, name)]
-            for result in lift(_one_kind(sides[0]), _one_kind(sides[1]), resamples=resamples, seed=seed):
+            sides = [_one_kind([runs[side][each] for each in common]) for side in (against, name)]
+            _check_same_pictures([*sides[0], *sides[1]])
+            metrics = metrics_of([*sides[0], *sides[1]])
+            both = [draws(side, common, metrics) for side in (against, name)]
+            for result in _results(both, sides[1][0], metrics, len(common), MIN_PICTURES):
                 rows.append({"training_set": name, "against": against, **asdict(result)})
     return pd.DataFrame(rows, columns=columns)
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tasks.estimate import Forecast, Plan
 from tasks.models import reasons_text
+from tasks.page_verdict import deciding_rows
 from tasks.report import RunSummary
 from tasks.runs import Listed, Run
 
@@ -133,7 +134,10 @@ def line_table(summary: RunSummary) -> Table:
 def lift_table(summary: RunSummary) -> Table:
     """Each training set against the baselines by the headline metrics: difference, interval, verdict."""
     table = Table(title="Lift over the baselines, in points, with its 95 % interval")
-    table.caption = "Other metrics: the report, and lift.parquet in the run's folder."
+    table.caption = (
+        "(best): the best baseline there is, which a verdict on generated pairs goes by. Other metrics: the report, and "
+        "lift.parquet in the run's folder."
+    )
     if (summary.lift["n_seeds"] == 1).any():
         table.caption += (
             "\nOne seed: the interval is over test pictures only, another seed may differ by more."
@@ -142,13 +146,15 @@ def lift_table(summary: RunSummary) -> Table:
     texts = ("category", "model", "training set", "against", "metric", "verdict")
     for name in (*texts[:-1], "baseline", "with", "lift", "interval", "verdict"):
         table.add_column(name, justify="left" if name in texts else "right")
-    for row in summary.lift.to_dict("records"):
+    deciding = set(deciding_rows(summary.lift).index)
+    for index, row in summary.lift.iterrows():
         if row["metric"] in HEADLINES:
+            best = " (best)" if "generated" in row["training_set"] and index in deciding else ""
             table.add_row(
                 row["category"],
                 row["model"],
                 row["training_set"],
-                row["against"],
+                row["against"] + best,
                 FIGURES[row["metric"]],
                 percent(row["baseline"]),
                 percent(row["value"]),

@@ -16,7 +16,7 @@ from tasks.html import render
 from tasks.models import refused_counts
 from tasks.page_config import nearest_preset, run_command
 from tasks.page_tables import forest
-from tasks.page_verdict import findings, headline, what_next
+from tasks.page_verdict import deciding_rows, findings, headline, what_next
 from tasks.page_words import (
     GENERATED,
     HEADLINE,
@@ -163,7 +163,7 @@ def asked(run: Run, categories: list[str], tables: Tables) -> str:
     seeds = f"{len(compare.seeds)} seeds" if len(compare.seeds) > 1 else "one seed"
     return (
         f"Whether defects drawn from a few real shots make {models} better on {of}{kinds}. Each model was trained on "
-        f"{len(compare.training_sets)} training sets with the same steps and {seeds}, thresholds were set without a real "
+        f"{len(compare.training_sets)} training sets with {seeds}, thresholds were set without a real "
         "test picture, and all were tested once on the same ones."
     )
 
@@ -174,16 +174,20 @@ def models_of(lift: pd.DataFrame) -> list[str]:
 
 
 def forests(lift: pd.DataFrame) -> list[tuple[str, Any]]:
-    """Of each model the headline's lifts over `real` in all categories, a training set below the other."""
+    """Of each model the headline's lifts in all categories, a training set below the other."""
     plots = []
     for model in models_of(lift):
         metric = HEADLINE[model]
-        rows = lift[(lift["model"] == model) & (lift["metric"] == metric) & (lift["against"] == "real")]
+        rows = deciding_rows(lift)
+        rows = rows[(rows["model"] == model) & (rows["metric"] == metric)]
         order = {name: place for place, name in enumerate(TRAINING_SETS)}
         rows = rows.sort_values("training_set", key=lambda names: names.map(order), kind="stable")
         if len(rows):
             plots.append(
-                (f"{MODELS[model]}: lift in {METRICS[metric][0]} over the real shots alone", forest(rows))
+                (
+                    f"{MODELS[model]}: lift in {METRICS[metric][0]}, of pairs over the best baseline",
+                    forest(rows),
+                )
             )
     return plots
 
@@ -197,15 +201,16 @@ def category_row(category: str, tables: Tables, broken: list[StageOutcome]) -> d
         row |= {"drawn": len(pairs), "passed": int((pairs["reasons"] == "").sum())}
     if not len(tables.lift):
         return row
-    lift = tables.lift[(tables.lift["category"] == category) & (tables.lift["against"] == "real")]
+    lift = tables.lift[tables.lift["category"] == category]
     for model in models_of(tables.lift):
         rows = lift[(lift["model"] == model) & (lift["metric"] == HEADLINE[model])]
-        if rows.empty:
+        over_real, rows = rows[rows["against"] == "real"], deciding_rows(rows)
+        if over_real.empty:
             continue
         row["pictures"] = f"{rows['n_good'].iloc[0]} + {rows['n_defect'].iloc[0]}"
         told = {str(each["training_set"]): each for each in rows.to_dict("records")}
         row["cells"][model] = {
-            "real": percent(rows["baseline"].iloc[0]),
+            "real": percent(over_real["baseline"].iloc[0]),
             "sets": [
                 {
                     "tone": TONES[told[name]["verdict"]],

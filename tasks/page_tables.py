@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from tasks.models import reasons_text
-from tasks.page_words import METRICS, MODELS, QUALITY, TONES, Tone, percent, points, said, signed
+from tasks.page_verdict import deciding_rows
+from tasks.page_words import METRICS, MODELS, QUALITY, RATES, TONES, Tone, percent, points, said, signed
 
 BAR_PX, MARGIN_PX = 260, 6
-RATES = ("escape_rate", "overkill_rate")  # they hang on a threshold, and have a table of their own
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,15 @@ def number(value: float | None) -> str:
 
 
 def verdict_rows(lift: pd.DataFrame, model: str, metric: str) -> list[tuple[str, Tone, str]]:
-    """A category's headline lifts over `real`: training set, tone, words."""
-    chosen = lift[(lift["model"] == model) & (lift["metric"] == metric) & (lift["against"] == "real")]
+    """A category's headline lifts: training set, tone, words, and against what where that is not `real`."""
+    lift = deciding_rows(lift)
+    chosen = lift[(lift["model"] == model) & (lift["metric"] == metric)]
     return [
         (
             str(row["training_set"]),
             TONES[row["verdict"]],
-            f"{said(row['verdict'])}: {points(row['difference'], row['low'], row['high'])}",
+            f"{said(row['verdict'])}: {points(row['difference'], row['low'], row['high'])}"
+            + ("" if row["against"] == "real" else f", against {row['against']}"),
         )
         for row in chosen.to_dict("records")
     ]

@@ -59,10 +59,16 @@ TRAINING_SETS = {
     "real": "the real shots alone",
     "copy-paste": "the shots' defects pasted onto normals",
     "perlin": "textures pasted in Perlin shapes, no real defect",
+    "copy-paste+real": "pasted defects besides the shots",
+    "perlin+real": "Perlin shapes besides the shots",
     "generated": "generated pairs in place of the shots",
     "generated+real": "generated pairs besides the shots",
 }
 GENERATED = ("generated+real", "generated")
+RATES = (
+    "escape_rate",
+    "overkill_rate",
+)  # less is better; they hang on a threshold, and have a table of their own
 TONES: dict[str, Tone] = {
     "helps": "good",
     "hurts": "bad",

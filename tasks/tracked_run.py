@@ -22,6 +22,7 @@ from typing import Literal
 import pandas as pd
 
 from tasks.errors import ArtifactError
+from tasks.page_verdict import deciding_rows
 from tasks.report import ADVICE, DOSE, LIFT, METRICS, PAIRS, QUALITY, SHEETS
 from tasks.run_facts import StageFacts, costs, fingerprints, made_with, settings, stage_facts, stored
 from tasks.runs import Run, artifacts_of
@@ -263,8 +264,9 @@ def _note(run: Run, lift: pd.DataFrame | None) -> str:
         lines += ["", "**Naive split: the same part may be on both sides; these figures do not count.**"]
     if lift is None or lift.empty:
         return "\n".join(lines)
-    lines += ["", "| model | training set | metric | lift over real, in categories |", "|---|---|---|---|"]
-    shown = lift[(lift["against"] == "real") & lift["metric"].isin(SHOWN)]
+    lines += ["", "| model | training set | metric | lift, in categories |", "|---|---|---|---|"]
+    shown = deciding_rows(lift)
+    shown = shown[shown["metric"].isin(SHOWN)]
     for (model, training_set, metric), rows in shown.groupby(["model", "training_set", "metric"], sort=False):
         counts = rows["verdict"].value_counts()
         said = ", ".join(f"{verdict} in {count}" for verdict, count in counts.items())

@@ -14,6 +14,7 @@ from prefect.settings import get_current_settings
 
 from tasks.artifacts import Artifact
 from tasks.models import reasons_text
+from tasks.page_verdict import deciding_rows
 from tasks.report import LIFT, METRICS, PAIRS, SHEETS
 from tasks.server import is_own_server
 
@@ -59,19 +60,20 @@ def figures_rows(metrics: pd.DataFrame) -> list[dict[str, str | float]]:
 
 
 def summary_text(report: Artifact) -> str:
-    """Verdicts against `real`, and what became of the pairs, as Markdown."""
+    """Verdicts, and what became of the pairs, as Markdown."""
     lift, pairs = pd.read_parquet(report.path / LIFT), pd.read_parquet(report.path / PAIRS)
     lines = [
         f"# {report.category}",
         "",
-        "| model | training set | metric | lift over real | verdict |",
-        "|---|---|---|---|---|",
+        "| model | training set | metric | against | lift | verdict |",
+        "|---|---|---|---|---|---|",
     ]
-    for row in lift[lift["against"] == "real"].to_dict("records") if len(lift) else []:
+    for row in deciding_rows(lift).to_dict("records"):
         if row["metric"] in SHOWN:
             interval = f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
             lines.append(
-                f"| {row['model']} | {row['training_set']} | {row['metric']} | {interval} | {row['verdict']} |"
+                f"| {row['model']} | {row['training_set']} | {row['metric']} | {row['against']} | {interval} "
+                f"| {row['verdict']} |"
             )
     lines += ["", "| defect | drawn | pass | refused for |", "|---|---|---|---|"]
     for defect, of_type in pairs.groupby("label", sort=True):

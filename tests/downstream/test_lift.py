@@ -219,7 +219,7 @@ def test_a_class_of_few_pictures_withholds_the_verdict_where_every_class_counts_
     assert verdicts == {"accuracy": "helps", "balanced_accuracy": few, "macro_f1": few}
 
 
-def test_the_table_compares_each_set_with_each_baseline_over_common_seeds() -> None:
+def test_the_table_compares_each_set_with_real_and_pairs_with_each_baseline_over_common_seeds() -> None:
     runs = {
         "real": {0: random_classes(1, signal=0.3), 1: random_classes(2, signal=0.3)},
         "perlin": {0: random_classes(3, signal=0.3)},
@@ -232,7 +232,6 @@ def test_the_table_compares_each_set_with_each_baseline_over_common_seeds() -> N
     assert found == {
         ("perlin", "real"): 1,
         ("generated", "real"): 2,
-        ("real", "perlin"): 1,
         ("generated", "perlin"): 1,
     }
     (one,) = lift([runs["perlin"][0]], [runs["generated"][0]], resamples=20, metrics=["accuracy"])

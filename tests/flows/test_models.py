@@ -15,7 +15,7 @@ from tests.flows.running import run
 def test_every_model_on_every_training_set_makes_one_table_and_what_cannot_be_is_said(
     config: RunConfig,
 ) -> None:
-    sets = ("real", "copy-paste", "perlin", "generated", "generated+real")
+    sets = ("real", "copy-paste", "copy-paste+real", "perlin", "perlin+real", "generated", "generated+real")
     compare = config.compare.model_copy(
         update={"models": ("localize", "classify", "detect"), "training_sets": sets, "oracle": True}
     )
@@ -24,13 +24,23 @@ def test_every_model_on_every_training_set_makes_one_table_and_what_cannot_be_is
     assert summary.state == "completed"
     check_oracle(config, summary)
     left_out = [stage for stage in summary.stages if stage.status == "left out"]
-    assert [(stage.stage, stage.label) for stage in left_out] == [("classify", "bolt/perlin")]
+    assert [(stage.stage, stage.label) for stage in left_out] == [
+        ("classify", "bolt/perlin"),
+        ("classify", "bolt/perlin+real"),
+    ]
     assert "no defect type" in (left_out[0].error or "")
     trained = summary.metrics[["model", "training_set"]].drop_duplicates().value_counts("model").to_dict()
-    assert trained == {"localize": 5, "detect": 5, "classify": 4}
+    assert trained == {"localize": 7, "detect": 7, "classify": 5}
     compared = summary.lift[["model", "against"]].drop_duplicates()
-    assert set(compared[compared["model"] == "detect"]["against"]) == {"real", "perlin"}
-    assert set(compared[compared["model"] == "classify"]["against"]) == {"real"}
+    assert set(compared[compared["model"] == "detect"]["against"]) == {*sets} - {
+        "generated",
+        "generated+real",
+    }
+    assert set(compared[compared["model"] == "classify"]["against"]) == {
+        "real",
+        "copy-paste",
+        "copy-paste+real",
+    }
     assert set(summary.lift[summary.lift["model"] == "classify"]["metric"]) == {
         "accuracy", "balanced_accuracy", "macro_f1",
     }  # fmt: skip
@@ -50,7 +60,7 @@ def check_oracle(config: RunConfig, summary: RunSummary) -> None:
     oracle = pd.read_parquet(summary.folder / "oracle.parquet")
     pd.testing.assert_frame_equal(oracle, summary.oracle)
     models = oracle[["model", "training_set"]].drop_duplicates().value_counts("model").to_dict()
-    assert models == {"localize": 5, "classify": 4}
+    assert models == {"localize": 7, "classify": 5}
     looks = set(oracle[["model", "n_checkpoints"]].itertuples(index=False, name=None))
     assert looks == {("localize", 2), ("classify", 1)}
     best, honest = (

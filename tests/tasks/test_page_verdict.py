@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tasks.page_verdict import best_set, findings, headline, what_next
+from tasks.page_verdict import best_set, deciding_rows, findings, headline, what_next
 
 HELPS, HURTS, OPEN, FEW = "helps", "hurts", "no difference shown", "too few test pictures"
 DIFFERENCE = {HELPS: 0.05, HURTS: -0.05, OPEN: 0.001, FEW: 0.02}
@@ -15,8 +15,8 @@ def lifts(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"category": category, "model": model, "training_set": name, "against": "real", "metric": metric[model],
-             "difference": DIFFERENCE[verdict], "low": DIFFERENCE[verdict] - 0.01, "high": DIFFERENCE[verdict] + 0.01,
-             "verdict": verdict}
+             "baseline": 0.5, "difference": DIFFERENCE[verdict], "low": DIFFERENCE[verdict] - 0.01,
+             "high": DIFFERENCE[verdict] + 0.01, "verdict": verdict}
             for category, model, name, verdict in rows
         ]
     )  # fmt: skip
@@ -77,10 +77,40 @@ def test_one_category_gets_its_interval() -> None:
     assert found.text == "hurts: −5.0 [−6.0, −4.0] points"
 
 
-def test_other_metrics_and_other_baselines_are_no_verdict() -> None:
-    table = lifts(("bolt", "localize", BOTH, HELPS))
-    assert findings(table.assign(metric="aupro")) == []
-    assert findings(table.assign(against="perlin")) == []
+def test_other_metrics_are_no_verdict() -> None:
+    assert findings(lifts(("bolt", "localize", BOTH, HELPS)).assign(metric="aupro")) == []
+
+
+def test_pairs_are_judged_against_the_best_baseline_and_the_words_say_which() -> None:
+    over_real = lifts(("bolt", "localize", BOTH, HELPS), ("bolt", "localize", "copy-paste+real", HELPS))
+    over_pasted = lifts(("bolt", "localize", BOTH, OPEN)).assign(against="copy-paste+real", baseline=0.6)
+    over_perlin = lifts(("bolt", "localize", BOTH, HURTS)).assign(against="perlin+real", baseline=0.4)
+    table = pd.concat([over_real, over_pasted, over_perlin], ignore_index=True)
+    pasted, both = findings(table)
+    assert both.rows["against"].tolist() == ["copy-paste+real"], "its figure is the best, 60 of 100"
+    assert both.text == "shows no difference: +0.1 [−0.9, +1.1] points, against copy-paste+real"
+    assert pasted.text == "helps: +5.0 [+4.0, +6.0] points", "no pairs in it: against the shots alone"
+    tone, sentence = headline([both, pasted])
+    assert (tone, sentence) == (
+        "open",
+        f"Not shown: {ADDED}, generated pairs show no difference (each against the best baseline: copy-paste+real).",
+    )
+    assert "take `copy-paste+real`" in advice(table)
+    assert best_set(table, "localize", "bolt") == ("copy-paste+real", False)
+    rates = table.assign(metric="escape_rate")
+    assert deciding_rows(rates)["against"].tolist() == ["real", "perlin+real"], (
+        "of escapes the fewest are best"
+    )
+    assert deciding_rows(pd.DataFrame()).empty
+
+
+def test_a_set_of_pairs_that_helps_over_the_best_baseline_is_the_one_to_take() -> None:
+    table = lifts(("bolt", "localize", BOTH, HELPS), ("bolt", "localize", "copy-paste+real", HELPS))
+    table.loc[0, "against"] = "copy-paste+real"
+    table.loc[0, "difference"] = 0.02
+    table.loc[1, "difference"] = 0.3
+    assert best_set(table, "localize", "bolt") == (BOTH, True)
+    assert "train on `generated+real`" in advice(table)
 
 
 def advice(table: pd.DataFrame, **changed: object) -> str:
@@ -121,7 +151,9 @@ def test_advice_is_of_what_is_wrong_with_the_run() -> None:
 
 def test_the_best_set_is_the_one_that_helps_most() -> None:
     table = lifts(
-        ("bolt", "detect", BOTH, HELPS), ("bolt", "detect", "perlin", HELPS), ("nut", "detect", BOTH, HURTS)
+        ("bolt", "detect", "copy-paste", HELPS),
+        ("bolt", "detect", "perlin", HELPS),
+        ("nut", "detect", BOTH, HURTS),
     )
     table.loc[1, "difference"] = 0.2
     assert best_set(table, "detect", "bolt") == ("perlin", False)
