@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from downstream.class_predictions import ClassPredictions
     from downstream.prediction import Predictions
 
-VERSIONS: dict[ModelName, int] = {"localize": 2, "classify": 1, "detect": 2}
+VERSIONS: dict[ModelName, int] = {"localize": 3, "classify": 2, "detect": 2}
 FOLDERS = ("texture_folder", "picture_folder")
 
 P = TypeVar("P", "Predictions", "ClassPredictions")
