@@ -87,7 +87,9 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
         for baseline in BASELINES
         if baseline in config.compare.training_sets
     }
-    pictures = Pictures(prepared, generated, {name: each.out for name, each in pasted.items()})
+    pictures = Pictures(
+        prepared, generated, {name: each.out for name, each in pasted.items()}, objects=found.out
+    )
     without_pairs = defects_without_pairs(pictures) if drawn.readable else []
     left_out: list[StageOutcome] = []
     started: list[tuple[Trained, Started]] = []

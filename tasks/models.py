@@ -34,6 +34,8 @@ class Pictures:
     # Of each defect type, where a dose limits them.
     max_shots: int | None = None
     max_pairs: int | None = None
+    # The stage that says what the category's normals bear; without it what is "auto" of augmentation is off.
+    objects: Artifact | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tasks.artifacts import Artifact, Staged, folder_digest, plan
 from tasks.config import ModelName, RunConfig
 from tasks.models import ORACLE, Pictures, encoder_digest, encoder_of, rows_of
 from tasks.runtime import STAGE, StageResult, run_stage
+from tasks.symmetries import with_symmetries
 
 if TYPE_CHECKING:
     from downstream.class_predictions import ClassPredictions
@@ -36,6 +37,8 @@ def plan_model(config: RunConfig, model: ModelName, pictures: Pictures, name: st
         case "localize" | "classify":
             chosen = config.localize if model == "localize" else config.classify
             settings = chosen.model_dump(exclude={"encoder", "encoder_weights"}) | {"encoder": weights}
+            if pictures.objects is not None and chosen.augment.asks_normals:
+                settings["objects"] = pictures.objects
         case "detect":
             read = config.detect.as_read()
             settings = read.model_dump(exclude={"backbone", "backbone_weights", *FOLDERS})
@@ -79,15 +82,16 @@ def _train(
     def make(staged: Staged, device: str) -> None:
         rows, test = rows_of(pictures, training_set_name, config)
         oracle = config.compare.oracle
+        settled = with_symmetries(config, pictures.objects)
         match out.stage:
             case "localize":
                 build_localize(
-                    rows, test, config.localize, staged.out, device=device, seed=seed, oracle=oracle
+                    rows, test, settled.localize, staged.out, device=device, seed=seed, oracle=oracle
                 )
             case "classify":
                 defects = sorted(pictures.generated)
                 build_classify(
-                    rows, test, defects, config.classify, staged.out, device=device, seed=seed, oracle=oracle
+                    rows, test, defects, settled.classify, staged.out, device=device, seed=seed, oracle=oracle
                 )
             case "detect":
                 build_detect(rows, test, config.detect, staged.out, device=device, seed=seed)
