@@ -1,15 +1,19 @@
 """What the normals bear reaches the models, and their keys, where an option asks for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.artifacts import Artifact
+from tasks.artifacts import Artifact, Staged, publish
 from tasks.config import RunConfig
 from tasks.errors import ArtifactError
 from tasks.models import Pictures
+from tasks.page_run import symmetries_found
+from tasks.runs import Run
+from tasks.runtime import StageOutcome
 from tasks.symmetries import SYMMETRIES, read_symmetries, symmetries_text, with_symmetries
 from tasks.train import plan_model
 
@@ -62,6 +66,20 @@ def test_a_model_s_key_follows_the_objects_only_where_an_option_is_auto(tmp_path
     assert key({}, "1") != key({}, "2")
     assert key(NO_AUTO | {"rotation": "auto"}, "1") != key(NO_AUTO | {"rotation": "auto"}, "2")
     assert key(NO_AUTO, "1") == key(NO_AUTO, "2")
+
+
+def test_the_report_says_what_was_found_where_an_option_asks_for_it(tmp_path: Path) -> None:
+    def write(staged: Staged) -> None:
+        (staged.out / SYMMETRIES).write_text(json.dumps(FOUND))
+
+    objects = objects_of(tmp_path, "1")
+    publish(objects, write, device="cpu")
+    gone = StageOutcome("objects", "nut", objects_of(tmp_path, "2").ref, "ran")
+    stages = (StageOutcome("objects", "bolt", objects.ref, "ran"), gone)
+    run = Run("some", tmp_path, "completed", config_of(tmp_path, {}), stages)
+    assert symmetries_found(run) == {"bolt": symmetries_text(FOUND)}
+    by_hand = run.config.model_dump() | {model: {"augment": NO_AUTO} for model in ("localize", "classify")}
+    assert symmetries_found(replace(run, config=RunConfig.model_validate(by_hand))) == {}
 
 
 def test_what_was_found_is_said_in_one_sentence() -> None:
