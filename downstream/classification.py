@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from downstream.augmentation import augment
 from downstream.batches import draw_class_batches
 from downstream.class_predictions import (
     ClassPredictions,
@@ -27,7 +28,6 @@ from downstream.classifier import (
 )
 from downstream.config import ClassifyConfig
 from downstream.errors import PredictionError, TrainingSetError
-from downstream.images import augment
 from downstream.loop import train_network, write_trained
 from downstream.network import logits_of
 from downstream.prediction import refuse_empty
@@ -68,7 +68,7 @@ def train_classifier(
     network = network.to(device).to(memory_format=torch.channels_last)
     images, targets = load_images(rows.train, config.size_px), _targets(rows.train, names)
     val_images, truth = load_images(val, config.size_px), _targets(val, names).numpy()
-    no_masks = torch.zeros((config.batch_size, 1, 1, 1))
+    no_masks = torch.zeros((config.batch_size, 1, config.size_px, config.size_px))
     generator = torch.Generator().manual_seed(seed)
 
     def step_loss() -> Tensor:

@@ -1,12 +1,15 @@
 """What a user can set for the localization, classification and detection models: names, units, bounds, defaults."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 # Encoder depth is 5 everywhere: the deepest feature map is 1/32 of the picture.
 DEPTH = 5
+# Changes that a category may not bear, so that the normals are asked.
+FOUND = ("horizontal_flip", "vertical_flip", "rotate90", "rotation")
 
 
 def _still_known(encoder: str) -> str:
@@ -23,12 +26,71 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    horizontal_flip: bool = Field(True, description="Mirror left-right in half of the draws.")
-    vertical_flip: bool = Field(True, description="Mirror top-bottom in half of the draws.")
-    rotate90: bool = Field(True, description="Rotate by 0, 90, 180 or 270 degrees, all equally likely.")
+    horizontal_flip: bool | Literal["auto"] = Field(
+        "auto",
+        description="Mirror left-right in half of the draws. auto: where the category's normals stay normal by it; "
+        "off where no run looks at them.",
+    )
+    vertical_flip: bool | Literal["auto"] = Field(
+        "auto", description="Mirror top-bottom in half of the draws. auto: as above."
+    )
+    rotate90: bool | Literal["auto"] = Field(
+        "auto", description="Rotate by 0, 90, 180 or 270 degrees, all equally likely. auto: as above."
+    )
+    rotation: Annotated[float, Field(ge=0, le=180)] | Literal["auto"] = Field(
+        "auto",
+        description="Rotate by up to this many degrees either way. auto: 5, 15 or 180, as the normals bear it; "
+        "0 where no run looks at them.",
+    )
+    probability: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="How likely each change below, and rotation, is made to a picture; each is drawn for itself.",
+    )
+    scale: float = Field(
+        0.1, ge=0, le=0.25, description="Enlarge or shrink by a factor of up to 1 + this. 0 switches it off."
+    )
+    # No further: a classifier's picture of a defect has to show it.
+    shift: float = Field(
+        0.05, ge=0, le=0.1, description="Move by up to this share of the side, each way. 0 switches it off."
+    )
+    perspective: float = Field(
+        0.03,
+        ge=0,
+        le=0.1,
+        description="Move each corner by up to this share of the side, as a camera held aslant does. 0: off.",
+    )
     brightness: float = Field(
         0.2, ge=0, le=0.9, description="Brightness factor is drawn from 1 ± this. 0 switches it off."
     )
+    contrast: float = Field(
+        0.2, ge=0, le=0.9, description="Contrast factor is drawn from 1 ± this. 0 switches it off."
+    )
+    gamma: float = Field(
+        0.2, ge=0, le=2, description="Gamma is drawn between 1 / (1 + this) and 1 + this. 0 switches it off."
+    )
+    blur: float = Field(
+        0.5, ge=0, le=5, description="Largest sigma of a Gaussian blur, pixels of size_px. 0 switches it off."
+    )
+    noise: float = Field(
+        0.02,
+        ge=0,
+        le=0.5,
+        description="Largest standard deviation of Gaussian noise, as a share of white. 0 switches it off.",
+    )
+
+    @property
+    def asks_normals(self) -> bool:
+        """Whether an option is "auto"."""
+        return any(getattr(self, name) == "auto" for name in FOUND)
+
+    def settled(self, found: Mapping[str, Any]) -> "AugmentConfig":
+        """What is "auto" replaced by what was found of the normals; what was not is off."""
+        auto = [name for name in FOUND if getattr(self, name) == "auto"]
+        return self.model_copy(
+            update={name: found.get(name, 0.0 if name == "rotation" else False) for name in auto}
+        )
 
 
 class TrainConfig(BaseModel):

@@ -1,4 +1,4 @@
-"""Pictures and masks from files to square tensors, and the random changes applied to both alike.
+"""Pictures and masks from files to square tensors.
 
 Read as they lie on disk: alpha is dropped and EXIF rotation not applied, as anomalib's reader and mask
 editors do.
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from downstream.config import AugmentConfig
 from downstream.errors import PictureError
 
 # 16-bit grey, as PIL names it; "I" is what older PIL and some PNGs give for the same file.
@@ -153,25 +152,3 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """(x − mean) / std per channel. Shape: (b, 3, h, w). Units: 0..1 in."""
     shape = (1, 3, 1, 1)
     return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
-
-
-def augment(
-    images: Tensor, masks: Tensor, config: AugmentConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Flip and rotate each picture with its mask, and change the picture's brightness.
-
-    All draws are made for every picture, used or not, so that switching one change off leaves the others'
-    draws alone. Shape: images (b, 3, s, s) float 0..1, masks (b, 1, s, s); the same out.
-    """
-    draws = torch.rand((len(images), 4), generator=generator).tolist()
-    out_images, out_masks = [], []
-    for image, mask, (left_right, top_bottom, turns, light) in zip(images, masks, draws, strict=True):
-        axes = [2] * (config.horizontal_flip and left_right < 0.5) + [1] * (
-            config.vertical_flip and top_bottom < 0.5
-        )
-        quarter = int(turns * 4) if config.rotate90 else 0
-        both = [torch.rot90(x.flip(axes), quarter, (1, 2)) for x in (image, mask)]
-        factor = 1 + config.brightness * (2 * light - 1)
-        out_images.append((both[0] * factor).clamp(0, 1))
-        out_masks.append(both[1])
-    return torch.stack(out_images), torch.stack(out_masks)

@@ -9,10 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from downstream.augmentation import augment
 from downstream.batches import draw_batches
 from downstream.config import LocalizeConfig
 from downstream.encoder import seeded_unet
-from downstream.images import augment, load_rows
+from downstream.images import load_rows
 from downstream.loop import train_network, write_trained
 from downstream.metrics import best_threshold, pixel_ap
 from downstream.network import logits_of

@@ -77,7 +77,9 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
         return CategoryOutcome(category, tuple(stages))
 
     pasted = paste_pairs(config, shared, config.compare.training_sets, list(generated))
-    pictures = Pictures(prepared, generated, {name: each.out for name, each in pasted.items()})
+    pictures = Pictures(
+        prepared, generated, {name: each.out for name, each in pasted.items()}, objects=found.out
+    )
     without_pairs = defects_without_pairs(pictures) if drawn.readable else []
     asked: list[tuple[ModelName, str]] = list(product(config.compare.models, config.compare.training_sets))
     reasons = {pair: why_not(config, *pair, list(generated), without_pairs) for pair in asked}

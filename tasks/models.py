@@ -37,6 +37,8 @@ class Pictures:
     # Of each defect type, where a dose or a fold limits them.
     choice: ShotChoice | None = None
     max_pairs: int | None = None
+    # The stage that says what the category's normals bear; without it what is "auto" of augmentation is off.
+    objects: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -231,14 +233,19 @@ def check_encoders(config: RunConfig) -> None:
         encoder_digest(config, model)
 
 
-def model_settings(config: RunConfig, model: ModelName) -> dict[str, Any]:
-    """What a model's training reads of the config, for its key. Raises: ConfigError if its encoder is not there."""
+def model_settings(config: RunConfig, model: ModelName, objects: Artifact | None) -> dict[str, Any]:
+    """What a model's training reads of the config and of the normals' symmetries, for its key.
+
+    Raises: ConfigError if its encoder is not there.
+    """
     weights = encoder_digest(config, model)
     # What the encoder is counts, not where it lies.
     match model:
         case "localize" | "classify":
             chosen = config.localize if model == "localize" else config.classify
             settings = chosen.model_dump(exclude={"encoder", "encoder_weights"}) | {"encoder": weights}
+            if objects is not None and chosen.augment.asks_normals:
+                settings["objects"] = objects
         case "detect":
             read = config.detect.as_read()
             settings = read.model_dump(exclude={"backbone", "backbone_weights", *FOLDERS})

@@ -1,4 +1,4 @@
-"""Stage objects: which pixels of one category's pictures are object, for each training normal and each shot."""
+"""Stage objects: which pixels of one category's training pictures are object, and which mirrorings they bear."""
 
 import logging
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from tasks.pictures import load_image
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.sheets import GAP_PX, PAPER, fit, overlay
+from tasks.symmetries import build_symmetries
 
 if TYPE_CHECKING:
     from dual_anodiff.images import Background
@@ -78,6 +79,7 @@ def objects(out: Artifact, prepared: Artifact, config: RunConfig) -> StageResult
         samples = read_samples(prepared, config.data)
         named = _for_category(config.objects, prepared.category)
         build_objects(samples, named, staged.out, size_px=config.finetune.size_px, seed=config.seed)
+        build_symmetries(samples, prepared.category, staged.out)
 
     return run_stage(out, config, make, heavy=False)
 

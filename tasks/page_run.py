@@ -32,6 +32,7 @@ from tasks.page_words import (
 from tasks.runs import Run
 from tasks.runtime import StageOutcome
 from tasks.store import DESCRIPTION, place_of
+from tasks.symmetries import SYMMETRIES, read_symmetries, symmetries_text
 
 log = logging.getLogger("anodiff")
 
@@ -58,6 +59,20 @@ def pages_made(run: Run) -> dict[str, Artifact]:
             page = Artifact(run.config.store, stage, category, digest, each.label, inputs={})
             if verified(page):
                 found[category] = page
+    return found
+
+
+def symmetries_found(run: Run) -> dict[str, str]:
+    """What each category's normals were found to bear, where a model's augmentation asks for it and the store has it."""
+    if not (run.config.localize.augment.asks_normals or run.config.classify.augment.asks_normals):
+        return {}
+    found = {}
+    for each in run.stages:
+        if each.stage == "objects" and each.artifact is not None:
+            stage, category, digest = each.artifact.split("/")
+            objects = Artifact(run.config.store, stage, category, digest, each.label, inputs={})
+            if (objects.path / SYMMETRIES).is_file() and verified(objects):
+                found[category] = symmetries_text(read_symmetries(objects))
     return found
 
 
@@ -112,6 +127,7 @@ def page_text(run: Run, pages: Mapping[str, Artifact]) -> str:
         "without": [name for name in categories if name not in pages],
         "timings": timings(run.stages, manifests),
         "preset": preset,
+        "symmetries": symmetries_found(run),
         "differing": [(key, json.dumps(own), json.dumps(its)) for key, (own, its) in differing.items()],
         "yaml": yaml.safe_dump(run.config.model_dump(mode="json", exclude={"store"}), sort_keys=False),
         "command": run_command(run.config, str(run.config.data)),

@@ -18,6 +18,7 @@ from tasks.config import ModelName, RunConfig
 from tasks.models import ORACLE, Pictures, encoder_of, model_settings, rows_of
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import choice_key, choice_label
+from tasks.symmetries import with_symmetries
 from tasks.training_steps import read_steps, with_steps
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def plan_model(
         num_pairs=config.generate.num_pairs,
         baseline=pictures.baselines.get(name.removesuffix("+real")),
         **only_if,
-        **model_settings(config, model),
+        **model_settings(config, model, pictures.objects),
     )
 
 
@@ -84,15 +85,16 @@ def _train(
     def make(staged: Staged, device: str) -> None:
         rows, test = rows_of(pictures, training_set_name, config)
         oracle = config.compare.oracle
+        settled = with_symmetries(config, pictures.objects)
         match out.stage:
             case "localize":
                 build_localize(
-                    rows, test, config.localize, staged.out, device=device, seed=seed, oracle=oracle
+                    rows, test, settled.localize, staged.out, device=device, seed=seed, oracle=oracle
                 )
             case "classify":
                 defects = sorted(pictures.generated)
                 build_classify(
-                    rows, test, defects, config.classify, staged.out, device=device, seed=seed, oracle=oracle
+                    rows, test, defects, settled.classify, staged.out, device=device, seed=seed, oracle=oracle
                 )
             case "detect":
                 build_detect(rows, test, config.detect, staged.out, device=device, seed=seed)

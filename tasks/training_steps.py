@@ -23,6 +23,7 @@ from tasks.config import ModelName, RunConfig
 from tasks.models import Pictures, encoder_of, model_settings, rows_of_fold
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import choice_key
+from tasks.symmetries import with_symmetries
 
 log = logging.getLogger("anodiff")
 
@@ -74,7 +75,7 @@ def plan_training_steps(
         defects=sorted(full.generated),
         num_pairs=config.generate.num_pairs,
         folds=read,
-        **model_settings(config, model),
+        **model_settings(config, model, full.objects),
     )
 
 
@@ -93,7 +94,7 @@ def training_steps(
         build_training_steps(
             [each for each in rows if each is not None],
             model,
-            config,
+            with_symmetries(config, folds[0].objects),
             staged.out,
             device=device,
             seed=config.compare.seeds[0],

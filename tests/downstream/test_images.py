@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from downstream.config import AugmentConfig
 from downstream.errors import PictureError
-from downstream.images import augment, load_pictures, read_image, read_mask, resize_image, resize_mask
+from downstream.images import load_pictures, read_image, read_mask, resize_image, resize_mask
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
 
@@ -72,29 +70,6 @@ def test_image_and_mask_are_resized_onto_each_other() -> None:
     small, cells = resize_image(image, 32)[0] > 127, resize_mask(mask, 32)[0]
     assert (small & ~cells).sum() == 0
     assert (cells & ~small).sum() <= 4 * 32 / 3, "at most the rim differs"
-
-
-def test_image_and_mask_are_augmented_alike() -> None:
-    generator = torch.Generator().manual_seed(3)
-    masks = (torch.rand((64, 1, 8, 8), generator=generator) > 0.5).float()
-    images = masks.repeat(1, 3, 1, 1) * 0.5
-    out_images, out_masks = augment(images, masks, AugmentConfig(), generator)
-    torch.testing.assert_close((out_images > 0).float(), out_masks.repeat(1, 3, 1, 1), rtol=0, atol=0)
-    changed = [not torch.equal(a, b) for a, b in zip(masks, out_masks, strict=True)]
-    assert sum(changed) > 40, "most pictures are flipped or rotated"
-    brightness = out_images.flatten(1).amax(1)
-    assert brightness.min() >= 0.4 - 1e-6
-    assert brightness.max() <= 0.6 + 1e-6
-    assert brightness.std() > 0.03
-
-
-def test_augmentation_follows_its_seed_and_its_switches() -> None:
-    images, masks = torch.rand(8, 3, 8, 8), torch.zeros(8, 1, 8, 8)
-    once = augment(images, masks, AugmentConfig(), torch.Generator().manual_seed(1))[0]
-    again = augment(images, masks, AugmentConfig(), torch.Generator().manual_seed(1))[0]
-    assert torch.equal(once, again)
-    off = AugmentConfig(horizontal_flip=False, vertical_flip=False, rotate90=False, brightness=0)
-    assert torch.equal(augment(images, masks, off, torch.Generator().manual_seed(1))[0], images)
 
 
 def test_faulty_files_are_named(tmp_path: Path) -> None:

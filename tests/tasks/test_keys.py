@@ -23,7 +23,7 @@ MODELS = {"localize", "classify", "detect"}
 AFTER = {
     "prepare": {"objects", "adapt", "crop", "finetune", "search", "curate", "quality", "blend", "synthesize", "report"}
     | MODELS,
-    "objects": {"crop", "finetune", "search", "generate", "curate", "blend"},
+    "objects": {"crop", "finetune", "search", "generate", "curate", "blend"} | MODELS,
     "crop": {"adapt", "finetune", "search", "curate", "quality", "blend"},
     "adapt": {"finetune"},
     "finetune": {"search", "generate"},
@@ -234,6 +234,8 @@ def test_a_changed_field_is_read_by_the_stages_of_the_table_and_what_follows_run
         "compare.doses.shots": {"compare.doses.shots": (1,)},
         "localize.encoder": {"localize.encoder": str(folder / "encoder")},
         "classify.encoder": {"classify.encoder": str(folder / "encoder")},
+        **{f"{model}.augment.{option}": {f"{model}.augment.{option}": False}
+           for model in ("localize", "classify") for option in ("horizontal_flip", "vertical_flip", "rotate90")},
         "detect.backbone": {"detect.backbone": str(folder / "encoder")},
         "detect.model": {"detect.model": "padim"},
         "detect.texture_folder": {"detect.texture_folder": folder / "masks"},

@@ -16,6 +16,7 @@ from tasks.errors import DataError
 from tasks.objects import ObjectMasks, objects, plan_objects, read_object_masks, without_texture
 from tasks.pictures import load_mask
 from tasks.prepare import build_prepare, plan_prepare, read_samples
+from tasks.symmetries import read_symmetries
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,6 +67,8 @@ def test_each_training_picture_has_its_mask(config: RunConfig, prepared: Artifac
         assert 0.2 < (mask > 127).mean() < 0.6, path
     with Image.open(found.path / "objects.png") as sheet:
         assert sheet.width > 6 * 160
+    borne = read_symmetries(found)  # of a plate that lies along the picture, no test picture seen
+    assert (borne["rotate90"], borne["rotation"]) == (False, 5)
 
 
 def test_the_key_follows_what_the_masks_depend_on(
