@@ -27,13 +27,15 @@ def augment(
 
     An option that is "auto" still is off. All draws are made for every picture, used or not, so that switching one
     change off leaves the others' draws alone. Pictures are resampled once, their borders filled by reflection: a black
-    corner would be a defect. Shape: images (b, 3, s, s) float 0..1, masks (b, 1, s, s) of 0 and 1; the same out.
+    corner would be a defect. The generator is the CPU's, whatever device the pictures are on.
+
+    Shape: images (b, 3, s, s) float 0..1, masks (b, 1, s, s) of 0 and 1; the same out.
     """
-    draws = torch.rand((len(images), DRAWS), generator=generator)
-    grain = torch.randn((len(images), 1, *images.shape[-2:]), generator=generator)
+    draws = torch.rand((len(images), DRAWS), generator=generator).to(images.device)
+    grain = torch.randn((len(images), 1, *images.shape[-2:]), generator=generator).to(images.device)
     config = config.settled({})
     moved = moved_corners(draws[:, :20], config)
-    if not torch.equal(moved, torch.tensor(CORNERS).expand_as(moved)):
+    if not torch.equal(moved, draws.new_tensor(CORNERS).expand_as(moved)):
         images, masks = _warped(images, masks, moved)
     return _relit(images, draws[:, 20:], grain, config), masks
 
@@ -46,12 +48,12 @@ def moved_corners(draws: Tensor, config: AugmentConfig) -> Tensor:
     """
     left_right, top_bottom, quarter, turned, angle, scaled, size, shifted, x, y, seen, *_ = draws.unbind(1)
     used = config.probability
-    corners = torch.tensor(CORNERS).expand(len(draws), 4, 2)
+    corners = draws.new_tensor(CORNERS).expand(len(draws), 4, 2)
     # In and out alike, so that a picture keeps its size in the mean.
     aslant = (2 * draws[:, 11:19].unflatten(1, (4, 2)) - 1) * 2 * config.perspective
     corners = corners + aslant * (seen < used)[:, None, None]
     mirrored = torch.stack([left_right, top_bottom], dim=1) < 0.5
-    mirrored &= torch.tensor([bool(config.horizontal_flip), bool(config.vertical_flip)])
+    mirrored &= mirrored.new_tensor([bool(config.horizontal_flip), bool(config.vertical_flip)])
     corners = corners * (1 - 2 * mirrored.float())[:, None]
     degrees = (2 * angle - 1) * float(config.rotation) * (turned < used)
     radians = torch.deg2rad(degrees + 90 * (4 * quarter).floor() * bool(config.rotate90))
@@ -66,11 +68,11 @@ def _warped(images: Tensor, masks: Tensor, corners: Tensor) -> tuple[Tensor, Ten
     side = images.shape[-1]
     last = side - 1
     # Between the outer pixels' centres; kornia's coordinates count from them.
-    source = torch.tensor(CORNERS, dtype=torch.float64).expand(len(images), 4, 2)
+    source = corners.new_tensor(CORNERS).double().expand_as(corners)
     homography = get_perspective_transform((source + 1) / 2 * last, (corners.double() + 1) / 2 * last)
     images = warp_perspective(images, homography.to(images), (side, side), padding_mode="reflection")
     centre = (FINER - 1) / 2  # of a cell, in samples
-    finer = torch.tensor([[FINER, 0, centre], [0, FINER, centre], [0, 0, 1]], dtype=torch.float64)
+    finer = homography.new_tensor([[FINER, 0, centre], [0, FINER, centre], [0, 0, 1]])
     size = (side * FINER, side * FINER)
     share = warp_perspective(
         masks.to(images), (finer @ homography).to(images), size, padding_mode="reflection"

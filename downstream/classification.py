@@ -68,12 +68,12 @@ def train_classifier(
     network = network.to(device).to(memory_format=torch.channels_last)
     images, targets = load_images(rows.train, config.size_px), _targets(rows.train, names)
     val_images, truth = load_images(val, config.size_px), _targets(val, names).numpy()
-    no_masks = torch.zeros((config.batch_size, 1, config.size_px, config.size_px))
+    no_masks = torch.zeros((config.batch_size, 1, config.size_px, config.size_px), device=device)
     generator = torch.Generator().manual_seed(seed)
 
     def step_loss() -> Tensor:
         chosen = torch.from_numpy(next(batches))
-        x, _ = augment(images[chosen].float() / 255, no_masks, config.augment, generator)
+        x, _ = augment(images[chosen].to(device).float() / 255, no_masks, config.augment, generator)
         logits = logits_of(network, x, spec, config.precision)
         return F.cross_entropy(logits, targets[chosen].to(device), label_smoothing=config.label_smoothing)
 

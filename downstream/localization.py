@@ -59,8 +59,13 @@ def train_localization(
 
     def step_loss() -> Tensor:
         chosen = torch.from_numpy(next(batches))
-        x, y = augment(images[chosen].float() / 255, masks[chosen].float(), config.augment, generator)
-        return loss_of(logits_of(network, x, spec, config.precision), y.to(device))
+        x, y = augment(
+            images[chosen].to(device).float() / 255,
+            masks[chosen].to(device).float(),
+            config.augment,
+            generator,
+        )
+        return loss_of(logits_of(network, x, spec, config.precision), y)
 
     def val_pixel_ap(kept: nn.Module) -> float:
         if on_look is not None:
