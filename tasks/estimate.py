@@ -41,7 +41,7 @@ WORK = {
 BYTES_BY = dict.fromkeys(("generate", "blend", "synthesize"), ("pairs",))
 SCALED_BY = 10  # at most; what took less or more than that tells nothing
 # A mini model's hour says nothing of Stable Diffusion's.
-SAME = ("base", "encoder", "backbone", "model")
+SAME = ("base", "encoder", "backbone", "model", "kind")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def plan_training_steps(
         VERSION,
         full.prepared.category,
         label=f"{full.prepared.category}/{model} on {name}",
-        model=model,
+        kind=model,
         training_set=name,
         seed=config.compare.seeds[0],
         split_seed=config.seed,

@@ -22,18 +22,20 @@ MODELS = {"localize", "classify", "detect"}
 # What is made from what, at most.
 AFTER = {
     "prepare": {"objects", "adapt", "crop", "finetune", "search", "curate", "quality", "blend", "synthesize", "report"}
+    | {"training_steps"}
     | MODELS,
-    "objects": {"crop", "finetune", "search", "generate", "curate", "blend"} | MODELS,
+    "objects": {"crop", "finetune", "search", "generate", "curate", "blend", "synthesize", "training_steps"} | MODELS,
     "crop": {"adapt", "finetune", "search", "curate", "quality", "blend"},
     "adapt": {"finetune"},
     "finetune": {"search", "generate"},
     "search": set(),  # it shows in generate once it has found something
     "generate": {"curate"},
-    "curate": {"review", "quality", "blend", "report"} | MODELS,
-    "review": {"quality", "blend", "report"} | MODELS,
+    "curate": {"review", "quality", "blend", "training_steps", "report"} | MODELS,
+    "review": {"quality", "blend", "training_steps", "report"} | MODELS,
     "quality": {"report"},
-    "blend": {"report"} | MODELS,
-    "synthesize": MODELS,
+    "blend": {"training_steps", "report"} | MODELS,
+    "synthesize": {"training_steps"} | MODELS,
+    "training_steps": {"report"} | MODELS,
     **{model: {"report"} for model in MODELS},
     "report": {"page"},
     "page": set(),
@@ -61,7 +63,7 @@ READ_BY = {
     "finetune.precision": "adapt finetune",
     "finetune.horizontal_flip": "adapt finetune curate quality",
     "finetune.vertical_flip": "adapt finetune curate quality",
-    "finetune.size_px": "objects adapt finetune curate quality synthesize",
+    "finetune.size_px": "objects adapt finetune curate quality",
     "finetune.adapt_to_normals": "finetune",
     "finetune.normals": "adapt",
     "finetune.checkpoint_every_steps": NOTHING,
@@ -81,11 +83,15 @@ READ_BY = {
     "curate.use_review": NOTHING,  # it shows in review once people decided
     "compare": "report",  # more or fewer are trained, those there are stay as they are
     "compare.oracle": "localize classify",
+    "compare.folds": "training_steps",
     "localize": "localize",
+    "localize.auto_steps": "localize training_steps",
     "localize.encoder_weights": NOTHING,  # of a timm name alone
     "classify": "classify",
+    "classify.auto_steps": "classify training_steps",
     "classify.encoder_weights": NOTHING,
     "detect": "detect",
+    "detect.auto_steps": "detect training_steps",
     "detect.model": "detect report",  # most learn from normals alone, whatever the training set
     "detect.backbone_weights": NOTHING,
     "detect.texture_folder": NOTHING,  # of other detectors
@@ -245,6 +251,8 @@ def test_a_changed_field_is_read_by_the_stages_of_the_table_and_what_follows_run
     only_if: dict[str, tuple[str, Any]] = {
         **{f"native.{name}": ("native.enabled", True) for name in type(config.native).model_fields if name != "enabled"},
         "finetune.revision": ("finetune.base", "hub/base"),
+        "compare.folds": ("localize.train_steps", "auto"),
+        **{f"{model}.auto_steps": (f"{model}.train_steps", "auto") for model in ("localize", "classify", "detect")},
         "quality.lpips_net": ("quality.lpips_weights", folder / "weights"),
         "detect.n_features": ("detect.model", "padim"),
         "detect.coreset_share": ("detect.model", "patchcore"),
