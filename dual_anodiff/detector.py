@@ -1,7 +1,7 @@
 """An anomaly detector of normals alone: how far each place of a picture is from all places that the normals show.
 
-PatchCore's (Roth et al. 2022, eq. 6) in the ImageNet encoder's features, without its core-set: few normals are enough for
-rules of thumb. A score is told in units of what held-back normals have in the same cells: 1 is a normal's.
+PatchCore's (Roth et al. 2022, eq. 6) in two of the ImageNet encoder's maps, without its core-set: few normals are enough
+for rules of thumb. A score is told in units of what held-back normals have in the same cells: 1 is a normal's.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def remember(normals: Seen) -> Memory:
         raise InputError(
             f"normals: {len(normals)}; the anomaly detector needs 2 or more, add some to train/good"
         )
-    all_places = normals.maps[0].transpose(1, 2).flatten(0, 1)  # ((n cells), c)
+    all_places = _places(normals).transpose(1, 2).flatten(0, 1)  # ((n cells), c)
     kept = torch.randperm(len(all_places), generator=torch.Generator().manual_seed(0))[:BANK]
     owner = kept // normals.maps[0].shape[2]
     memory = Memory(all_places[kept], owner, torch.empty(0))
@@ -46,7 +46,7 @@ def surprise(memory: Memory, pictures: Seen, *, held_back: bool = False) -> Tens
     Shape: (n, cells).
     """
     found = []
-    for number, picture in enumerate(pictures.maps[0].transpose(1, 2)):
+    for number, picture in enumerate(_places(pictures).transpose(1, 2)):
         cosines = picture @ memory.places.T
         if held_back:
             cosines[:, memory.owner == number] = -1
@@ -78,6 +78,17 @@ def beside_mask(memory: Memory, scores: Tensor, masked: Tensor) -> Tensor:
 def under(masks: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Every mask laid on every picture. Shape: (m, cells), (n, cells) → (m n, cells) scores, and masks."""
     return pictures.repeat(len(masks), 1), masks.repeat_interleave(len(pictures), 0)
+
+
+def _places(pictures: Seen) -> Tensor:
+    """Both levels at the finer one's cells: the fine one sees grain, the coarse one what it belongs to.
+
+    Shape: (n, c, cells), unit vectors along c.
+    """
+    fine, coarse = pictures.maps
+    sides = [round(level.shape[-1] ** 0.5) for level in (fine, coarse)]
+    wider = F.interpolate(coarse.unflatten(2, (sides[1], sides[1])), (sides[0], sides[0]), mode="bilinear")
+    return torch.cat([fine, F.normalize(wider.flatten(2), dim=1)], dim=1) / 2**0.5
 
 
 def _highest(scores: Tensor, where: Tensor) -> Tensor:

