@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anodiff")
 
-VERSION = 2
+VERSION = 3
 MASKS, SHEET = "masks", "objects.png"
 COLUMNS, ON_SHEET, CELL_PX = 6, 12, 160
 
