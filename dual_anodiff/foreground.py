@@ -26,7 +26,7 @@ SAMPLES = 400  # pixels of each class, of each picture
 TRAIN_STEPS = 200
 # One odd pixel must not outweigh where objects always are: a defect makes no hole, a stain on the table no object.
 MAX_LOGIT = 3.0
-# The classifier sees 11 px around a pixel, so its edge lies that much too far out; GrabCut may move it so far.
+# The classifier sees 7 px across and more by scaling, so its edge lies too far out; GrabCut may move it so far.
 INWARD, OUTWARD = 6 / 128, 2 / 128
 NOTHING = 0.005  # of the picture: so little object is none
 SMALLEST_PART = 0.25  # of the largest part; what is smaller is a speck

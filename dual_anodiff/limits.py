@@ -22,8 +22,8 @@ LEAST_TOLD = 0.7
 MIN_FREEDOM = 3  # shots, less one a type, that tell how far shots of one type differ
 MIN_NORMALS = 8
 OFF_OBJECT = 0.5
-# Of many pairs the nearest is nearer than of a few shots, though it is no copy (48 smooth ones of magnetic_tile/uneven:
-# 28 under the shots' threshold, none under half of it); and two alike waste a place, they teach nothing wrong.
+# Of many pairs the nearest is nearer than of a few shots, though it is no copy; and two alike waste a place, they teach
+# nothing wrong.
 REPEAT = 0.5
 # `largest_share` has an end that the shots of some types come near; the largest of few is no bound.
 LARGER_THAN_SHOTS = 1.5
@@ -98,7 +98,7 @@ def mask_limits(
 def unrelated(witnesses: Witnesses) -> list[bool]:
     """Which masks belong to another thing than the image shows there, or whose parts spill far beyond them.
 
-    Colours in the mask as around it are no fault here: 4 of 12 held-out breaks of magnetic_tile have none of their own.
+    Colours in the mask as around it are no fault here: 4 of 51 held-out defects of magnetic_tile have none of their own.
     Whether there is anything to be seen, `unseen` says.
     """
     elsewhere = replace(
