@@ -18,7 +18,7 @@ PX = 256
 MAX_NORMALS = 64
 MIN_NORMALS = 4  # two to be like, two to look at
 # Measured (benchmarks/symmetries.py) on the demo's five categories, magnetic_tile and hazelnut_toy: what a category
-# bears changes the distance by a factor of up to 1.18, what shows the part as it never lies by 1.32 or more.
+# bears changes the distance by a factor of up to 1.09, what shows the part as it never lies by 1.52 or more.
 FACTOR = 1.25
 SMALL, LARGE = 5.0, 15.0  # no part lies exactly, so a few degrees are always borne
 
