@@ -91,7 +91,7 @@ def test_overrides_reach_any_depth_and_come_last(tmp_path: Path) -> None:
         (
             "compare.training_sets=[imagined]",
             "compare.training_sets",
-            "real, copy-paste, perlin, generated, generated+real",
+            "real, copy-paste, perlin, copy-paste+real, perlin+real, generated, generated+real",
         ),
         ("compare.training_sets=[]", "compare.training_sets", "at least one"),
         ("compare.seeds=[1, 1]", "compare.seeds", "the same value twice"),
