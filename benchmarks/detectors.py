@@ -1,9 +1,9 @@
 """What anomalib's detectors find with the ImageNet encoder, and their time: `python -m benchmarks.detectors FOLDER`.
 
 FOLDER is a category in MVTec AD layout, split as a run does. All detectors train on the same normals; supervised
-SuperSimpleNet gets the shots too, alone and with copy-paste. Validation, which sets thresholds only, is validation
-normals and copy-paste pairs of the shots. The test pictures are read once for each row of the table; no figure in it
-depends on a threshold. Seconds are processor time on one core; those of a test picture include reading it.
+SuperSimpleNet gets the shots too, alone and with copy-paste. Validation, which sets thresholds only, is the normals of
+split "val" and copy-paste pairs of the shots. The test pictures are read once for each row of the table; no figure in
+it depends on a threshold. Seconds are processor time on one core; those of a test picture include reading it.
 """
 
 import argparse
