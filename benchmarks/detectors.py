@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(samples.groupby(["split", "label"]).size().to_string(), flush=True)
     rows: list[dict[str, object]] = []
     with TemporaryDirectory() as scratch:
-        pasted = copy_paste_pairs(samples, Path(scratch), NUM_PAIRS, size_px=args.size_px, seed=args.seed)
+        pasted = copy_paste_pairs(samples, Path(scratch), NUM_PAIRS, seed=args.seed)
         for model in args.models:
             for config in configs(model, args.layers, args.train_steps, args.batch_size, args.size_px):
                 for name, chosen in training_sets(model, samples, pasted, args.seed).items():
