@@ -10,7 +10,7 @@ whole_object    a mask that is the object's                       `trust.OBJECT_
 off_object      a mask beside the object                          from the shots; needs object masks
 unrelated       a part that shows another thing than the image    `trust.failures`
 unseen          what normals show in the mask just as well        `limits.unseen_limit`
-damaged         what no normal shows clear of the mask            `limits.damaged_limit`
+damaged         what no normal nor pair shows beside the mask     `limits.damaged_limit`
 copy_of_shot    a shot's defect, mirrored or not                  `neighbours.copy_threshold`
 copy_of_pair    an earlier pair's, if that is not refused         half of that
 wrong_type      what looks like another type's shots              `limits.wrong_type_limit`
@@ -246,12 +246,13 @@ def _detect(
         laid = in_mask(memory, *under(masks, memory.normals))
         limits.append(unseen_limit(known, defect, laid, len(normals)))
     if "damaged" in rules:
-        table["damage"] = beside_mask(memory, scores, seen.masked[0]).exp().tolist()
+        of_pairs = beside_mask(memory, scores, seen.masked[0])
+        table["damage"] = of_pairs.exp().tolist()
         known = {name: beside_mask(memory, of_shots[name], each.masked[0]) for name, each in looks.items()}
         blurred = look(features, gaussian_blur(scaled(normals), 7, BLUR_PX), clear)
         ways = [memory.normals, surprise(memory, blurred, held_back=True)]
         beside = torch.stack([beside_mask(memory, *under(masks, way)) for way in ways])
-        limits.append(damaged_limit(known, defect, beside, len(normals)))
+        limits.append(damaged_limit(known, defect, beside, len(normals), of_pairs))
     return limits
 
 

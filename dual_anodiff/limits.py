@@ -141,10 +141,14 @@ def unseen_limit(shots: Mapping[str, Tensor], name: str, laid: Tensor, n_normals
     return Limit("unseen", math.exp(threshold), why, m, n_normals)
 
 
-def damaged_limit(shots: Mapping[str, Tensor], name: str, beside: Tensor, n_normals: int) -> Limit:
+def damaged_limit(
+    shots: Mapping[str, Tensor], name: str, beside: Tensor, n_normals: int, pairs: Tensor
+) -> Limit:
     """Above what the background is damaged: what neither further shots nor 98 of 100 normals, blurred or not, reach.
 
-    Shape: as `detector.beside_mask` gives them, logarithms; `beside` of normals (ways, k).
+    By as much as the best quarter of the pairs is above the shots it is higher: a small base draws every background softer
+    than a camera, which is no damage of one pair. Shape: as `detector.beside_mask` gives them, logarithms; `beside` of
+    normals (ways, k), `pairs` (n,).
     """
     m = len(shots[name])
     if n_normals < MIN_NORMALS:
@@ -155,6 +159,9 @@ def damaged_limit(shots: Mapping[str, Tensor], name: str, beside: Tensor, n_norm
     least = least_expected({key: -of for key, of in shots.items()}, name)
     normal = max(float(way.quantile(0.98)) for way in known)
     threshold = normal if least is None else max(-least, normal)
+    drawn, own = pairs[~pairs.isnan()], shots[name][~shots[name].isnan()]
+    if len(drawn) and len(own):
+        threshold += max(0.0, float(drawn.quantile(0.25) - own.median()))
     return Limit("damaged", math.exp(threshold), "", m, n_normals)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anodiff")
 
-VERSION = 3
+VERSION = 4
 PAIRS, THRESHOLDS = "pairs.parquet", "thresholds.parquet"
 MAX_NORMALS = 60  # as many as the detector remembers
 # How many are drawn shows in what is drawn; what people decide is a stage of its own.

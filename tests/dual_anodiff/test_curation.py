@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from dual_anodiff.config import CurateConfig
 from dual_anodiff.curation import REASONS, SCORES, Curation, curate
@@ -208,3 +209,18 @@ def test_one_in_twenty_further_shots_is_below_what_is_expected_of_them() -> None
         below.append(float(3 + torch.randn(1, generator=g)) < least)
     assert 0.02 < sum(below) / len(below) < 0.06
     assert least_expected({"hole": torch.tensor([1.0, 2.0, math.nan])}, "hole") is None
+
+
+def test_softness_that_all_pairs_share_is_no_damage_of_one(
+    good: PairSet, shots: dict[str, PairSet], normals: Tensor, features: Features
+) -> None:
+    soft = gaussian_blur(good.image, 13, 2.5)
+    spotted = soft[:2].clone()
+    spotted[:, :, :24, :24] = torch.randint(
+        0, 256, (2, 3, 24, 24), generator=torch.Generator().manual_seed(0)
+    )
+    pairs = pairs_of(torch.cat([soft, spotted]), torch.cat([good.mask, good.mask[:2]]))
+    found = curate(pairs, shots, "hole", normals, CurateConfig(rules=("empty", "damaged")), features=features)
+    said = reasons(found)
+    assert said[:8].count("") >= 6, said
+    assert said[8:] == ["background damaged"] * 2
