@@ -27,7 +27,7 @@ from tasks.symmetries import with_symmetries
 
 log = logging.getLogger("anodiff")
 
-VERSION = 1
+VERSION = 2
 CURVE, CHOSEN = "curve.parquet", "steps.json"
 SCORE: dict[str, str] = {
     "localize": "pixel_ap",

@@ -34,6 +34,12 @@ def test_without_a_fold_nothing_is_chosen() -> None:
         best_steps([1, 2], [])
 
 
+def test_a_curve_goes_on_over_the_first_quarter_of_its_steps() -> None:
+    curve = Curve([1, 2, 3, 4, 16])
+    assert [curve.add(step, score) for step, score in [(1, 0.9), (2, 0.1), (3, 0.1)]] == [False] * 3
+    assert curve.add(4, 0.1)
+
+
 def test_a_curve_ends_two_looks_after_its_best() -> None:
     curve = Curve([1, 2, 4, 8])
     ends = [curve.add(step, score) for step, score in [(1, 0.2), (2, 0.3), (4, 0.3), (8, 0.1)]]
