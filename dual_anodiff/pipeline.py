@@ -109,7 +109,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         regions: Tensor | None = None,
         starts: Starts | None = None,
     ) -> DualAnoDiffOutput:
-        """Draw `num_pairs` pairs in one batch; pair i depends on seeds[i], backgrounds[i] and its start alone, not on its batch.
+        """Draw `num_pairs` pairs in one batch; pair i depends on seeds[i], backgrounds[i] and its start alone.
 
         Args left None come from the adapter's card; seeds default to 0, 1, 2, … An adapter trained with a background
         needs one a pair: a picture and its object's mask, or tensors as `load_background` gives them.

@@ -1,7 +1,6 @@
 """Pairs that start from pictures: how many steps, how far from the start, and what is held."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -93,7 +92,8 @@ def test_a_strength_runs_its_share_of_the_steps_and_one_at_least() -> None:
 def test_strengths_come_from_each_pairs_own_seed_and_fill_the_range() -> None:
     drawn = draw_strengths((0.2, 0.5), range(400))
     assert draw_strengths((0.2, 0.5), [17, 3]) == [drawn[17], drawn[3]]
-    assert 0.2 <= min(drawn) < 0.21 and 0.49 < max(drawn) <= 0.5
+    assert 0.2 <= min(drawn) < 0.21
+    assert 0.49 < max(drawn) <= 0.5
     assert draw_strengths(0.3, [1, 2]) == [0.3, 0.3]
 
 
@@ -177,7 +177,8 @@ def test_outside_of_the_regions_both_branches_are_the_held_ones(
     """At each step in what the UNet is given, and at the end in the latents, before they are decoded."""
     use(pipe, scheduler)
     one = replace(rows(starts, slice(1)), strength=0.6)
-    assert one.normals is not None and one.regions is not None
+    assert one.normals is not None
+    assert one.regions is not None
     held = encode(pipe.vae, torch.cat([one.normals, torch.zeros_like(one.normals)]))[0]
     noise, outside = draw_noise(pipe, 5), ~cells(one.regions)[0].expand_as(held)
     asked, given = latents_at_each_step(pipe, one, 5, 10)
