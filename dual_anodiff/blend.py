@@ -145,7 +145,7 @@ def blend_pairs(
                 )
                 picture, full_mask = blend(normal, crop, crop_mask, *window)
             else:
-                path, picture = paths[0], _read(paths[0])
+                path, picture = paths[0], read_pixels(paths[0])
                 full_mask = np.zeros(picture.shape[:2], dtype=bool)
             told |= {
                 "normal": "/".join(path.parts[-4:]),
@@ -177,7 +177,7 @@ def _find_window(
     corner = int(lines[0]), int(columns[0])
     size = int(lines[-1]) + 1 - corner[0], int(columns[-1]) + 1 - corner[1]
     for path in paths:
-        normal = _read(path)
+        normal = read_pixels(path)
         spots = draw_spots(
             size,
             (normal.shape[0], normal.shape[1]),
@@ -251,7 +251,8 @@ def _gain(there: Any, here: Any) -> Any:
     return np.clip((there + 1) / (here + 1), *GAIN)
 
 
-def _read(path: Path) -> Pixels:
+def read_pixels(path: Path) -> Pixels:
+    """Any picture as 8-bit RGB. Shape: (h, w, 3). Raises: InputError if it can't be read."""
     try:
         with Image.open(path) as picture:
             if picture.mode in ("L", "RGB"):  # of 20 megapixels floats would be 1 GB on the way

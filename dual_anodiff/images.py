@@ -74,13 +74,10 @@ def load_mask(path: Path) -> Tensor:
 def load_shot(shot: Shot, size_px: int) -> tuple[Tensor, Tensor]:
     """Picture and mask, resized to the working square. Shape: (3, s, s) in [-1, 1], (1, s, s) 0 or 1.
 
-    The mask is area-averaged and kept from a quarter on, and its heaviest pixel always: a thin scratch survives.
-
     Raises: InputError if the two differ in size.
     """
     image, mask = _load_both(shot.image, shot.mask)
-    share = F.interpolate(mask[None], (size_px, size_px), mode="area")[0]
-    return _square(image, size_px), (share >= min(0.25, float(share.max()))).float()
+    return square(image, size_px), square_mask(mask, size_px)
 
 
 def load_background(background: Background, size_px: int) -> Tensor:
@@ -90,17 +87,26 @@ def load_background(background: Background, size_px: int) -> Tensor:
     Raises: InputError for an unreadable picture or mask, or a mask of another size.
     """
     if background.object is None:
-        return _square(load_image(background.image), size_px)
+        return square(load_image(background.image), size_px)
     mask = load_mask(background.object)
     if mask.shape[1:] == (size_px, size_px):
-        return _square(load_image(background.image), size_px) * (1 - mask)
+        return square(load_image(background.image), size_px) * (1 - mask)
     image, mask = _load_both(background.image, background.object)
-    return _square(image * (1 - mask), size_px)
+    return square(image * (1 - mask), size_px)
 
 
-def _square(image: Tensor, size_px: int) -> Tensor:
+def square(image: Tensor, size_px: int) -> Tensor:
     """Squashed to the working square. Shape: (3, h, w) → (3, s, s)."""
     return F.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0].clamp(-1, 1)
+
+
+def square_mask(mask: Tensor, size_px: int) -> Tensor:
+    """Area-averaged and kept from a quarter on, and its heaviest pixel always: a thin scratch survives.
+
+    Shape: (1, h, w), 0 or 1 → (1, s, s), 0 or 1.
+    """
+    share = F.interpolate(mask[None], (size_px, size_px), mode="area")[0]
+    return (share >= min(0.25, float(share.max()))).float()
 
 
 def _load_both(picture: Path, marks: Path) -> tuple[Tensor, Tensor]:

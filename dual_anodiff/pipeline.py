@@ -25,6 +25,7 @@ from dual_anodiff.masks import mask_from_part
 from dual_anodiff.normals import fuse_normals
 from dual_anodiff.objective import decode, encode_prompts, seeded
 from dual_anodiff.refine import refine
+from dual_anodiff.start import Beginning, Starts, check_starts
 
 
 @dataclass
@@ -106,16 +107,18 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         background: Literal["auto", "exact", "fast"] = "auto",
         unguided_background: Literal["same", "grey"] = "same",
         regions: Tensor | None = None,
+        starts: Starts | None = None,
     ) -> DualAnoDiffOutput:
-        """Draw `num_pairs` pairs in one batch; pair i depends on seeds[i] and backgrounds[i] alone, not on its batch.
+        """Draw `num_pairs` pairs in one batch; pair i depends on seeds[i], backgrounds[i] and its start alone.
 
         Args left None come from the adapter's card; seeds default to 0, 1, 2, … An adapter trained with a background
         needs one a pair: a picture and its object's mask, or tensors as `load_background` gives them.
         `regions`: where each pair's defect is to be, (num_pairs, h, w) bool of any size, as `draw_regions` gives them;
         short previews are drawn for them, until one has its defect there.
+        `starts`: pictures and parts to start from instead of noise, and normals to be held to; not beside `regions`.
         Units: guidance_scale 1 is none; mask_threshold is a distance from the background in [0, 1]; sizes in px.
-        Raises: InputError if seeds or backgrounds and num_pairs disagree, or backgrounds are given to an adapter without
-        any; AdapterError without an adapter, or without the backgrounds that it needs.
+        Raises: InputError if seeds, backgrounds or starts and num_pairs disagree, or backgrounds are given to an adapter
+        without any; AdapterError without an adapter, or without the backgrounds that it needs.
         """
         seeds = list(range(num_pairs)) if seeds is None else list(seeds)
         if len(seeds) != num_pairs:
@@ -125,7 +128,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         parts = self.sample(
             seeds, backgrounds=backgrounds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             image_prompt=image_prompt, anomaly_prompt=anomaly_prompt, size_px=size_px,
-            background=background, unguided_background=unguided_background, regions=regions,
+            background=background, unguided_background=unguided_background, regions=regions, starts=starts,
         )  # fmt: skip
         images, anomalies = parts[:, 0], parts[:, 1]
         threshold = self._card().mask_threshold if mask_threshold is None else mask_threshold
@@ -152,6 +155,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         background: Literal["auto", "exact", "fast"] = "auto",
         unguided_background: Literal["same", "grey"] = "same",
         regions: Tensor | None = None,
+        starts: Starts | None = None,
     ) -> Tensor:
         """Both branches' pictures; arguments as in a call. Shape: (len(seeds), f=2, 3, h, w) float32 in [-1, 1]."""
         card, dtype = self._card(), self.unet.dtype
@@ -164,7 +168,15 @@ class DualAnoDiffPipeline(DiffusionPipeline):
             if backgrounds is not None and len(backgrounds)
             else None
         )
+        if regions is not None and starts is not None:
+            raise InputError(
+                "regions, starts: were both given; a start's place is where its region is, so leave out regions"
+            )
         held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side)
+        begun = None
+        if starts is not None:
+            check_starts(starts, len(seeds), side * 8)
+            begun = Beginning(starts, self.vae, seeds, num_inference_steps)
 
         def draw(own: Sequence[torch.Generator]) -> Tensor:
             return torch.stack([torch.randn(2, channels, side, side, generator=g) for g in own])
@@ -180,7 +192,8 @@ class DualAnoDiffPipeline(DiffusionPipeline):
                 else self._recall(clean[which], context[::2], others, background, unguided_background)
             )
             some = None if held is None else held.of(which)
-            latents = self._denoise(noise, context, guidance_scale, steps, recalled, own, some)
+            start = None if begun is None else begun.of(which)
+            latents = self._denoise(noise, context, guidance_scale, steps, recalled, own, some, start)
             return latents.to(self.vae.dtype).unflatten(0, (len(which), 2))
 
         def preview(which: list[int], noise: Tensor) -> Tensor:
@@ -192,7 +205,11 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         if held is not None:
             again = [seeded(seed, AGAIN) for seed in seeds]
             noise = held.settle(noise, lambda which: draw([again[i] for i in which]), preview)
-        latents = denoise(list(range(len(seeds))), noise, num_inference_steps, generators)
+        groups = [list(range(len(seeds)))] if begun is None else begun.groups()
+        latents = torch.empty_like(noise, device=self.device, dtype=self.vae.dtype)
+        for which in groups:
+            own = [generators[i] for i in which]
+            latents[which] = denoise(which, noise[which], num_inference_steps, own)
         return decode(self.vae, latents.flatten(0, 1)).float().unflatten(0, (len(seeds), 2))
 
     def _denoise(
@@ -204,20 +221,30 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         recalled: Callable[[Tensor], BackgroundMemory] | None,
         generators: Sequence[torch.Generator],
         held: Conditioning | None,
+        start: Beginning | None,
     ) -> Tensor:
         """Clean latents. Shape: noise (b, f=2, c, h, w), context ((cfg b f), tokens, d) → ((b f), c, h, w)."""
         dtype, guided = self.unet.dtype, guidance_scale > 1
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
-        latents = noise.flatten(0, 1).to(self.device) * self.scheduler.init_noise_sigma
+        if start is None:
+            timesteps = self.scheduler.timesteps
+            latents = noise.flatten(0, 1).to(self.device) * self.scheduler.init_noise_sigma
+        else:
+            latents, timesteps = start.begin(noise, self.scheduler)
+
+        def hold(latents: Tensor, t: Tensor | None) -> Tensor:
+            if start is not None:
+                return start.hold(latents, noise, self.scheduler, t)
+            return latents if held is None else held.hold(latents, noise[:, 1], self.scheduler, t)
+
         # Samplers that add noise draw it from the pair's own generator, branch by branch.
         extra = (
             {"generator": [g for g in generators for _ in range(2)]}
             if _takes_generator(self.scheduler)
             else {}
         )
-        for t in self.progress_bar(self.scheduler.timesteps):
-            if held is not None:
-                latents = held.hold(latents, noise[:, 1], self.scheduler, t)
+        for t in self.progress_bar(timesteps):
+            latents = hold(latents, t)
             scaled = self.scheduler.scale_model_input(latents, t).to(dtype)
             both = torch.cat([scaled, scaled]) if guided else scaled  # ((cfg b f), c, h, w)
             seen = {"background": recalled(t)} if recalled else None
@@ -227,7 +254,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
                 without, with_prompt = predicted.chunk(2)
                 predicted = without + guidance_scale * (with_prompt - without)
             latents = self.scheduler.step(predicted, t, latents, **extra).prev_sample
-        return latents if held is None else held.hold(latents, noise[:, 1], self.scheduler, None)
+        return hold(latents, None)
 
     def _recall(
         self,
