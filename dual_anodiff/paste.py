@@ -1,4 +1,4 @@
-"""A shot's defect cut out, mirrored, turned and scaled, and pasted into a normal picture: what a guided pair starts from."""
+"""A shot's defect cut out, mirrored, turned, scaled and pasted into a normal picture: what a guided pair starts from."""
 
 from dataclasses import dataclass
 
@@ -75,7 +75,7 @@ def cut_out(shot: Pixels, mask: Mask, change: Change = Change()) -> Cutout:
     side = diagonal + 2 * around
     window = Box(box.top + (box.height - side) // 2, box.left + (box.width - side) // 2, side, side)
     pixels, marks = cut(shot, window), _cut_mask(mask, window)
-    axes = [axis for axis, flipped in ((0, change.flip_y), (1, change.flip_x)) if flipped]
+    axes = tuple(axis for axis, flipped in ((0, change.flip_y), (1, change.flip_x)) if flipped)
     pixels, marks = np.flip(pixels, axes), np.flip(marks, axes)
     if change.turn_deg or change.scale != 1:
         pixels, marks = _turned(pixels, marks, change.turn_deg, change.scale)

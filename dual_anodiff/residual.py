@@ -17,7 +17,7 @@ from dual_anodiff.errors import InputError
 from dual_anodiff.masks import clean, smooth
 from dual_anodiff.native import CELL_PX
 
-# What differs by more than FLOOR or by SPREADS of the round trip's own spread is changed. On drawn pairs (benchmarks.residual)
+# What differs by more than FLOOR, or by SPREADS of the round trip's own spread, is changed.
 FLOOR = 0.1
 SPREADS = 3.0
 TO_SIGMA = 1.4826  # of a normal distribution: standard deviation per median absolute deviation
