@@ -1,4 +1,4 @@
-"""A shot's defect cut out, mirrored, turned and scaled, and pasted into a normal picture: what a guided pair starts from."""
+"""A shot's defect cut out, mirrored, turned, scaled and pasted into a normal picture: what a guided pair starts from."""
 
 from dataclasses import dataclass
 
