@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from dual_anodiff.demo_data import draw_demo
 from dual_anodiff.errors import InputError
 from dual_anodiff.residual import agree, changed, feather, transfer
 from tests.dual_anodiff.drawn_pairs import through_vae
-from dual_anodiff.demo_data import draw_demo
 
 SIZE = 32
 
