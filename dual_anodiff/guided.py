@@ -7,7 +7,6 @@ resolution.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,33 +16,22 @@ from torch import Tensor
 
 from dual_anodiff.blend import read_pixels
 from dual_anodiff.errors import AdapterError, InputError
-from dual_anodiff.images import Shot, load_mask, square, square_mask
+from dual_anodiff.images import square, square_mask
 from dual_anodiff.masks import mask_from_part
-from dual_anodiff.native import CELL_PX, Box, cut, draw_spots, frame_of, place_of, shot_window
+from dual_anodiff.native import CELL_PX, Box, cut, shot_window
 from dual_anodiff.objective import decode, encode
-from dual_anodiff.paste import Change, Cutout, borders, box_of, cut_out, paste
+from dual_anodiff.paste import box_of, cut_out, paste
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.refine import refine
 from dual_anodiff.residual import agree, changed, feather, transfer
 from dual_anodiff.start import Starts, draw_strengths, widened
+from dual_anodiff.wishes import Wish, read_defect
 
 STRENGTH = (0.2, 0.5)  # issue 23: at .6 the two branches began to disagree
 MARGIN_CELLS = 2  # of latents around the pasted defect, in which a drawn one may differ from it
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Wish:
-    """One pair to draw: which defect, changed how, where in which normal. Units: top, left of the defect's box, px."""
-
-    shot: Shot
-    change: Change
-    normal: Path
-    top: int
-    left: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -74,47 +62,6 @@ class _Scene:
     normal: Tensor
     start: Tensor
     mask: Tensor
-
-
-def plan_pairs(
-    shots: Sequence[Shot],
-    normals: Sequence[Path],
-    count: int,
-    seed: int,
-    *,
-    horizontal: bool = False,
-    vertical: bool = False,
-    max_turn_deg: float = 0.0,
-    scale: tuple[float, float] = (0.8, 1.25),
-) -> list[Wish]:
-    """Wishes for `count` pairs, each like a shot, at the shot's own place in its picture, a little beside it.
-
-    The flags say how parts may be mirrored. A defect that reaches a border of its picture reaches the same one (mirrored
-    with it) in the normal, and is not turned: it would lie amid the part, cut off straight. Wish i comes from (seed, i)
-    alone.
-    Raises: InputError if there is nothing to choose from, or a defect fits into no normal.
-    """
-    if not shots or not normals:
-        raise InputError(
-            f"shots, normals: {len(shots)} and {len(normals)} were given; at least one of each is needed"
-        )
-    seen = {shot: _read_shot(shot) for shot in shots}
-    wishes = []
-    for i in range(count):
-        generator = np.random.default_rng([seed, i])
-        shot = shots[int(generator.integers(len(shots)))]
-        pixels, mask = seen[shot]
-        flips = generator.random(2) < 0.5
-        change = Change(
-            flip_x=bool(horizontal and flips[0]),
-            flip_y=bool(vertical and flips[1]),
-            turn_deg=float(generator.uniform(-max_turn_deg, max_turn_deg)) * (not any(borders(mask))),
-            scale=float(scale[0] * (scale[1] / scale[0]) ** generator.random()),
-        )
-        order = [normals[j] for j in generator.permutation(len(normals))]
-        normal, (top, left) = _find_place(cut_out(pixels, mask, change).box, mask, change, order, generator)
-        wishes.append(Wish(shot, change, normal, top, left, int(generator.integers(2**31))))
-    return wishes
 
 
 @torch.no_grad()
@@ -166,32 +113,9 @@ def guided_pairs(
             )  # fmt: skip
 
 
-def _read_shot(shot: Shot) -> tuple[Pixels, Mask]:
-    return read_pixels(shot.image), load_mask(shot.mask)[0].numpy() > 0.5
-
-
-def _find_place(
-    box: Box, mask: Mask, change: Change, normals: Sequence[Path], generator: np.random.Generator
-) -> tuple[Path, tuple[int, int]]:
-    """The first normal that the changed defect fits into, and top and left of its box there; `mask` is the shot's."""
-    flipped = mask[:: -1 if change.flip_y else 1, :: -1 if change.flip_x else 1]
-    place = place_of(box_of(flipped), frame_of(flipped.shape, None))
-    for path in normals:
-        height, width = read_pixels(path).shape[:2]
-        for top, left in draw_spots((box.height, box.width), (height, width), [place], generator, count=1):
-            at_top, at_bottom, at_left, at_right = borders(flipped)
-            top = 0 if at_top else height - box.height if at_bottom else top
-            left = 0 if at_left else width - box.width if at_right else left
-            return path, (top, left)
-    raise InputError(
-        f"normals: a defect of {box.width}x{box.height} px fits into none of {len(normals)}; lower `scale`"
-    )
-
-
 def _scene(wish: Wish, side_px: int | None, size_px: int) -> _Scene:
-    real, (shot, shot_mask) = read_pixels(wish.normal), _read_shot(wish.shot)
-    cutout: Cutout = cut_out(shot, shot_mask, wish.change)
-    pasted, mask = paste(real, cutout, wish.top, wish.left)
+    real, (shot, shot_mask) = read_pixels(wish.normal), read_defect(wish.shot, wish.defect)
+    pasted, mask = paste(real, cut_out(shot, shot_mask, wish.change), wish.top, wish.left)
     if not mask.any():
         raise InputError(f"{wish.normal}: nothing of the defect shows at ({wish.top}, {wish.left}); move it")
     shape = (real.shape[0], real.shape[1])

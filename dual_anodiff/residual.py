@@ -17,9 +17,11 @@ from dual_anodiff.errors import InputError
 from dual_anodiff.masks import clean, smooth
 from dual_anodiff.native import CELL_PX
 
-# What differs by more than FLOOR, or by SPREADS of the round trip's own spread, is changed.
+# What differs by more than FLOOR, or by more than SPREADS of the round trip's own spread above its middle, is changed.
 FLOOR = 0.1
 SPREADS = 3.0
+# A pair whose masks agree by less is to be refused.
+AGREES = 0.5
 TO_SIGMA = 1.4826  # of a normal distribution: standard deviation per median absolute deviation
 
 Pixels = NDArray[np.uint8]

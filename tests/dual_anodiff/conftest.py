@@ -43,3 +43,12 @@ def config(base: Path) -> FinetuneConfig:
         learning_rate=1e-3,
         checkpoint_every_steps=3,
     )
+
+
+@pytest.fixture(scope="session")
+def normals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two pictures of unlike size, the second grey."""
+    folder, rng = tmp_path_factory.mktemp("normals"), np.random.default_rng(1)
+    Image.fromarray(rng.integers(60, 90, (96, 120, 3), dtype=np.uint8)).save(folder / "0.png")
+    Image.fromarray(rng.integers(60, 90, (70, 100), dtype=np.uint8)).save(folder / "1.png")
+    return [folder / "0.png", folder / "1.png"]

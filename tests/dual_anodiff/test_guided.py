@@ -1,5 +1,6 @@
-"""Guided pairs: at the normals' own resolution, nothing changed clear of the defect, each pair its own."""
+"""Guided pairs: drawn one by one or together, the normal's own pixels outside."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from dual_anodiff.blend import read_pixels
 from dual_anodiff.config import FinetuneConfig
 from dual_anodiff.errors import AdapterError, InputError
-from dual_anodiff.guided import GuidedPair, guided_pairs, plan_pairs
+from dual_anodiff.guided import guided_pairs
 from dual_anodiff.images import Shot
+from dual_anodiff.paste import Change, box_of
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.training import train
+from dual_anodiff.wishes import Wish
 from tests.tiny_base import tiny_base
 
 
@@ -29,60 +31,54 @@ def pipe(
     return pipe
 
 
-@pytest.fixture(scope="module")
-def normals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two pictures of other sizes than the shots'."""
-    folder = tmp_path_factory.mktemp("normals")
-    rng = np.random.default_rng(1)
-    for i, size in enumerate([(96, 120, 3), (70, 90, 3)]):
-        Image.fromarray(rng.integers(60, 90, size, dtype=np.uint8)).save(folder / f"{i}.png")
-    return sorted(folder.iterdir())
+@pytest.fixture
+def wishes(shots: list[Shot], normals: list[Path]) -> list[Wish]:
+    """Amid the first normal, at the border of the second, and turned."""
+    return [
+        Wish(shots[0], None, Change(), normals[0], 40, 50, seed=1),
+        Wish(shots[1], None, Change(flip_x=True), normals[1], 0, 30, seed=2),
+        Wish(shots[2], None, Change(turn_deg=30, scale=0.8), normals[0], 20, 20, seed=3),
+    ]
 
 
-def drawn(
-    pipe: DualAnoDiffPipeline, shots: list[Shot], normals: list[Path], **options: int
-) -> list[GuidedPair]:
-    wishes = plan_pairs(shots, normals, 4, seed=0)
-    return list(guided_pairs(pipe, wishes, side_px=64, num_inference_steps=6, guidance_scale=1, **options))
-
-
-def test_pairs_have_the_normals_own_size_and_pixels_clear_of_the_defect(
-    pipe: DualAnoDiffPipeline, shots: list[Shot], normals: list[Path]
+@pytest.mark.parametrize("side_px", [48, 84, None])  # smaller than both, larger than one, the whole picture
+def test_what_is_far_from_the_defect_is_the_normal_to_the_bit(
+    pipe: DualAnoDiffPipeline, wishes: list[Wish], side_px: int | None
 ) -> None:
-    pairs = drawn(pipe, shots, normals)
-    assert len(pairs) == 4
+    pairs = list(guided_pairs(pipe, wishes, side_px=side_px, num_inference_steps=5, margin_cells=1))
+    assert [pair.wish for pair in pairs] == wishes
     for pair in pairs:
-        real = read_pixels(pair.wish.normal)
+        real = np.asarray(Image.open(pair.wish.normal).convert("RGB"))
         assert pair.image.shape == pair.pasted.shape == real.shape
         assert pair.mask.shape == real.shape[:2]
-        pasted = (pair.pasted != real).any(-1)
         changed = (pair.image != real).any(-1)
         assert changed.any()
-        far = ndimage.distance_transform_edt(~pasted) > 4 * 8
-        assert not (changed & far).any(), "the normal's own pixels stay"
-        assert 0.2 <= pair.strength <= 0.5
+        box = box_of((pair.pasted != real).any(-1))
+        # A cell of its own and one as margin, each as large as it is in the picture.
+        reach = 2 * 8 * (pair.window.width / 64)
+        near = np.zeros_like(changed)
+        near[box.top : box.bottom, box.left : box.right] = True
+        assert ndimage.distance_transform_edt(~near)[changed].max() <= np.hypot(reach, reach)
+        if pair.wish.normal.name == "1.png":
+            assert (pair.image == pair.image[..., :1]).all()
+        assert 0 <= pair.agreement <= 1
 
 
-def test_a_pair_depends_on_its_wish_alone(
-    pipe: DualAnoDiffPipeline, shots: list[Shot], normals: list[Path]
+def test_a_pair_comes_from_its_wish_alone(pipe: DualAnoDiffPipeline, wishes: list[Wish]) -> None:
+    together = list(guided_pairs(pipe, wishes, side_px=48, num_inference_steps=5, batch_size=3))
+    one_by_one = list(guided_pairs(pipe, wishes[::-1], side_px=48, num_inference_steps=5, batch_size=1))[::-1]
+    for a, b in zip(together, one_by_one, strict=True):
+        assert (a.window, a.strength) == (b.window, b.strength)
+        # A batched product may round to the next grey level.
+        assert np.abs(a.image.astype(int) - b.image).max() <= 1
+    other = next(guided_pairs(pipe, [replace(wishes[0], seed=9)], side_px=48, num_inference_steps=5))
+    assert (other.image != together[0].image).any()
+
+
+def test_what_cannot_be_drawn_is_refused_by_name(
+    pipe: DualAnoDiffPipeline, base: Path, wishes: list[Wish]
 ) -> None:
-    together, alone = drawn(pipe, shots, normals), drawn(pipe, shots, normals, batch_size=1)
-    for a, b in zip(together, alone, strict=True):
-        assert a.wish == b.wish
-        assert a.strength == b.strength
-        assert np.abs(a.image.astype(int) - b.image.astype(int)).max() <= 1  # a batch may round otherwise
-    assert plan_pairs(shots, normals, 2, seed=0) == [pair.wish for pair in together[:2]]
-    assert plan_pairs(shots, normals, 2, seed=1) != [pair.wish for pair in together[:2]]
-
-
-def test_what_cannot_be_drawn_is_said(
-    pipe: DualAnoDiffPipeline, shots: list[Shot], normals: list[Path]
-) -> None:
-    with pytest.raises(InputError, match="at least one of each"):
-        plan_pairs([], normals, 1, seed=0)
-    wishes = plan_pairs(shots, normals, 1, seed=0)
-    with pytest.raises(InputError, match=r"side_px: .* take larger crops"):
-        list(guided_pairs(pipe, wishes, side_px=8))
-    bare = DualAnoDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet, pipe.scheduler)
-    with pytest.raises(AdapterError, match="no adapter"):
-        list(guided_pairs(bare, wishes, side_px=64))
+    with pytest.raises(InputError, match=r"side_px: .*0\.png has a defect of 14x14 px"):
+        next(guided_pairs(pipe, wishes, side_px=12))
+    with pytest.raises(AdapterError, match="load_adapter"):
+        next(guided_pairs(DualAnoDiffPipeline.from_pretrained(base), wishes, side_px=48))
