@@ -19,6 +19,9 @@ def _still_known(encoder: str) -> str:
 
 
 EncoderName = Annotated[str, AfterValidator(_still_known)]
+StepCount = Annotated[int, Field(ge=1, le=1_000_000)]
+TrainSteps = Literal["auto"] | StepCount
+StepBounds = tuple[StepCount, StepCount]  # fewest, most
 
 
 class AugmentConfig(BaseModel):
@@ -119,12 +122,12 @@ class TrainConfig(BaseModel):
         multiple_of=32,
         description="Side of the square that pictures are resized to, pixels.",
     )
-    train_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+    train_steps: TrainSteps = Field(
         2000,
         description='Optimiser steps. A number is the same for every training set; "auto" is chosen for each training set '
         "within auto_steps, by shots held out in turn.",
     )
-    auto_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+    auto_steps: StepBounds = Field(
         (100, 3200), description='Fewest and most steps that train_steps "auto" may choose.'
     )
     batch_size: int = Field(8, ge=2, le=512, description="Pictures per step.")
@@ -200,7 +203,7 @@ class ClassifyConfig(TrainConfig):
 
     section: ClassVar[str] = "classify"
 
-    train_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+    train_steps: TrainSteps = Field(
         1000,
         description='Optimiser steps. A number is the same for every training set; "auto" is chosen for each training set '
         "within auto_steps, by shots held out in turn.",
@@ -275,12 +278,12 @@ class DetectConfig(BaseModel):
     size_px: int = Field(
         256, ge=32, le=2048, description="Side of the square that pictures are resized to, pixels."
     )
-    train_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+    train_steps: TrainSteps = Field(
         2000,
         description='Optimiser steps; "auto" as for localization, for supersimplenet alone. PaDiM and PatchCore read each '
         "normal once instead.",
     )
-    auto_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+    auto_steps: StepBounds = Field(
         (100, 3200), description='Fewest and most steps that train_steps "auto" may choose.'
     )
     batch_size: int = Field(8, ge=2, le=512, description="Pictures per step. EfficientAD always takes one.")

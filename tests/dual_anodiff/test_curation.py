@@ -73,7 +73,7 @@ def normals() -> Tensor:
 
 @pytest.fixture(scope="module")
 def held_out() -> Tensor:
-    return drawn(None, 4, seed=13).image
+    return drawn(None, 16, seed=13).image
 
 
 def test_good_pairs_pass_and_each_fault_is_refused_by_its_rule(
@@ -88,7 +88,8 @@ def test_good_pairs_pass_and_each_fault_is_refused_by_its_rule(
         "mask empty": pairs_of(few.image, torch.zeros_like(few.mask)),
         "mask too large": pairs_of(few.image, torch.ones_like(few.mask)),
         "mask unrelated": elsewhere,
-        "defect not seen": pairs_of(held_out, few.mask),
+        # More of these: of normals with a mask the rule lets one in ten pass.
+        "defect not seen": pairs_of(held_out, few.mask.repeat(4, 1, 1)),
         "background damaged": pairs_of(noisy, few.mask),
         "copy of a shot": pairs_of(torch.cat([c.image for c in copies]), torch.cat([c.mask for c in copies])),
         "wrong defect": drawn("crack", 4, seed=14),
@@ -102,10 +103,11 @@ def test_good_pairs_pass_and_each_fault_is_refused_by_its_rule(
     said = reasons(found)
     assert said[:8].count("") >= 7, said[:8]
     assert found.accepted == [not each for each in said]
-    for number, fault in enumerate(faults):
-        of_fault = said[8 + 4 * number : 12 + 4 * number]
-        # Of four planted ones a rule that misses one in ten may miss two.
-        assert sum(fault in each.split("; ") for each in of_fault) >= 2, (fault, of_fault)
+    start = 8
+    for fault, planted in faults.items():
+        of_fault = said[start : start + len(planted)]
+        start += len(planted)
+        assert sum(fault in each.split("; ") for each in of_fault) >= 0.75 * len(planted), (fault, of_fault)
     assert said[8:12] == ["mask empty"] * 4  # nothing else is held against them
     assert set(found.thresholds["rule"]) == set(REASONS)
     refused = found.thresholds.set_index("rule")["refused"]
