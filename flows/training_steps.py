@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from flows.steps import Shared, draw_pairs, paste_pairs
 from tasks.config import ModelName, RunConfig
-from tasks.models import Pictures
+from tasks.models import Pictures, holds_out
 from tasks.runtime import StageOutcome, Started, run
 from tasks.split import Fold
 from tasks.training_steps import chooses_steps, plan_training_steps, training_steps
@@ -34,7 +34,8 @@ def choose_steps(
         pasted = paste_pairs(config, shared, names, list(full.generated), fold)
         waiting += pasted.values()
         pictures = replace(full, choice=fold, baselines={name: each.out for name, each in pasted.items()})
-        if any("generated" in name for name in names):
+        # A fold that holds nothing out has nothing to score on, so no generator is trained for it.
+        if any("generated" in name for name in names) and holds_out(config, pictures):
             drawn = draw_pairs(config, shared, list(full.generated), fold)
             stages += drawn.stages
             complete = complete and len(drawn.pairs) == len(full.generated)

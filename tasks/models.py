@@ -97,20 +97,30 @@ def rows_of(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> tup
     return rows, samples[samples["split"] == "test"]
 
 
+def holds_out(config: RunConfig, pictures: Pictures) -> bool:
+    """Whether the fold in `pictures.choice` holds out any shot; with one part a type there is none to spare."""
+    return not _held_out(config, pictures).empty
+
+
 def rows_of_fold(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> TrainingSet | None:
     """What `rows_of` trains on without the shots that the fold in `pictures.choice` holds out, and these to score on.
 
     Beside them the normals that no training set trains on, MAX_FOLD_NORMALS at most. None where no shot is held out.
     """
-    assert isinstance(pictures.choice, Fold)
-    samples = of_defects(read_samples(pictures.prepared, config.data), list(pictures.generated))
-    shots = held_out_shots(samples, pictures.choice)
+    shots = _held_out(config, pictures)
     if shots.empty:
         return None
+    samples = read_samples(pictures.prepared, config.data)
     normals = samples[(samples["split"] == "val") & (samples["label_index"] == 0)].sort_values("image_path")
     normals = normals.iloc[:: -(-len(normals) // MAX_FOLD_NORMALS)]
     rows, _ = rows_of(pictures, name, config)
     return rows.validated_on(pd.concat([normals, shots]))
+
+
+def _held_out(config: RunConfig, pictures: Pictures) -> pd.DataFrame:
+    assert isinstance(pictures.choice, Fold)
+    samples = of_defects(read_samples(pictures.prepared, config.data), list(pictures.generated))
+    return held_out_shots(samples, pictures.choice)
 
 
 def first_pairs(rows: TrainingSet, count: int) -> TrainingSet:

@@ -138,7 +138,7 @@ def test_rules_that_cannot_tell_are_out_of_force_and_say_why(
 ) -> None:
     rules = CurateConfig(rules=("unseen", "wrong_type", "copy_of_shot"))
     # Shots that show nothing: normals with a mask on them.
-    blind = {name: pairs_of(held_out, of.mask) for name, of in shots.items()}
+    blind = {name: pairs_of(held_out[:4], of.mask) for name, of in shots.items()}
     found = curate(good, blind, "hole", normals, rules, features=features)
     assert "it would refuse" in why_not(found)["unseen"]
     assert why_not(found)["wrong_type"]

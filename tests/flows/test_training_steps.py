@@ -94,10 +94,14 @@ def named(config: RunConfig, ref: str | None) -> Artifact:
 
 def test_with_one_shot_the_middle_is_taken_and_said(auto: RunConfig) -> None:
     split = auto.split.model_copy(update={"shots": 1})
-    compare = auto.compare.model_copy(update={"training_sets": ("real",)})
+    compare = auto.compare.model_copy(update={"training_sets": ("real", "generated+real")})
     summary = run(auto.model_copy(update={"split": split, "compare": compare}))
     assert summary.state == "completed"
-    (row,) = summary.steps.to_dict("records")
+    assert not [stage for stage in summary.stages if "fold" in stage.label], (
+        "no generator is trained for nothing"
+    )
+    row, other = summary.steps.to_dict("records")
+    assert (row["training_set"], other["training_set"]) == ("real", "generated+real")
     assert (row["chosen"], row["fold"]) == (3, 0)
     assert "none could be held out: the middle of 2 to 4" in row["why"]
     assert row["why"] in (summary.folder / "report.html").read_text()
