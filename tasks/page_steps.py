@@ -6,6 +6,8 @@ from tasks.page_figures import DASHES, MUTED, SERIES, new_figure, svg_of
 from tasks.page_words import METRICS, MODELS
 from tasks.training_steps import SCORE
 
+WIDTH = 8.0  # inches at least, for all axes together: a page stretches what is narrower
+
 
 def steps_svg(steps: pd.DataFrame, name: str, category: str) -> str:
     """A figure of training_steps.parquet: an axis a model, a curve a training set (mean over folds), chosen steps marked.
@@ -16,7 +18,7 @@ def steps_svg(steps: pd.DataFrame, name: str, category: str) -> str:
     models = list(scored.groupby("model", sort=False)) if len(scored) else []
     if not models:
         return ""
-    figure = new_figure(len(models))
+    figure = new_figure(len(models), max(3.3, WIDTH / len(models)))
     texts = []
     for axes, (model, rows) in zip(figure.axes, models, strict=True):
         metric = METRICS[SCORE[str(model)]][0]
