@@ -43,7 +43,8 @@ def main() -> None:
             parts = trip(drawn.image * drawn.mask)
             threshold, _ = fit_threshold(parts, truth, MIN_AREA_PX)
             masks = refine(images, parts, mask_from_part(parts, threshold, MIN_AREA_PX), threshold)
-            change = changed(drawn.normal, trip(drawn.normal), images, everywhere, MIN_AREA_PX)
+            plain = trip(drawn.normal)
+            change = changed(plain, images, plain - drawn.normal, everywhere, MIN_AREA_PX)
             good = agree(masks, change).score
             elsewhere = masks.roll((64, 64), (1, 2))
             apart = ~(elsewhere & widened(truth, 2)).flatten(1).any(1)

@@ -1,6 +1,6 @@
 """The baselines that need no generator, as image–mask pairs on disk like generated ones: copy-paste and Perlin."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,18 @@ Draw = Callable[[int, np.random.Generator], tuple[Pixels, Mask]]
 
 
 def copy_paste_pairs(
-    samples: pd.DataFrame, out: Path, num_pairs: int, *, seed: int, part_of: PartMask | None = None
+    samples: pd.DataFrame,
+    out: Path,
+    num_pairs: int,
+    *,
+    seed: int,
+    first: int = 0,
+    part_of: PartMask | None = None,
 ) -> pd.DataFrame:
     """Cut the real defects of split "train" out by their masks and paste them into its normals, at the normals' own size.
 
-    `samples`: rows of one category as for training_set. Labels take turns, and within a label its shots. `part_of`: where
-    the part is in a normal, for defects to lie on it; None where it is everywhere.
+    `samples`: rows of one category as for training_set. Pairs are number `first` and after. Labels take turns, and within
+    a label its shots. `part_of`: where the part is in a normal, for defects to lie on it; None where it is everywhere.
     Writes image/, mask/ and pairs.parquet (paths relative to `out`); returns that table with absolute paths:
     index, seed, label, image_path, mask_path, mask_area_px, mask_share, source ("copy-paste"), and by their
     last four path parts the normal and the shot. A killed run goes on at the missing pair; pair i depends
@@ -54,15 +60,16 @@ def copy_paste_pairs(
         part = None if part_of is None else part_of(normal)
         return paste_defect(read_image(normal), cut(shot["image_path"], shot["mask_path"]), generator, part)
 
-    _write_pairs(out, num_pairs, seed, draw)
-    rows = [
-        {
+    numbers = range(first, first + num_pairs)
+    _write_pairs(out, numbers, seed, draw)
+    rows = {
+        i: {
             "label": shot_of(i)["label"],
             "normal": _short(_normal_of(normals, seed, i)),
             "shot": _short(shot_of(i)["image_path"]),
         }
-        for i in range(num_pairs)
-    ]
+        for i in numbers
+    }
     return _write_table(out, rows, seed, "copy-paste")
 
 
@@ -91,11 +98,10 @@ def perlin_pairs(
         pixels: Pixels = image.permute(1, 2, 0).float().div(255).numpy()
         return pixels, mask[0].numpy()
 
-    _write_pairs(out, num_pairs, seed, draw)
-    normal_of = [_short(_normal_of(normals, seed, i)) for i in range(num_pairs)]
-    return _write_table(
-        out, [{"label": "perlin", "normal": name, "shot": ""} for name in normal_of], seed, "perlin"
-    )
+    _write_pairs(out, range(num_pairs), seed, draw)
+    normal_of = {i: _short(_normal_of(normals, seed, i)) for i in range(num_pairs)}
+    rows = {i: {"label": "perlin", "normal": name, "shot": ""} for i, name in normal_of.items()}
+    return _write_table(out, rows, seed, "perlin")
 
 
 def perlin_anomaly(
@@ -151,11 +157,11 @@ def _textures(folder: Path) -> list[Path]:
     return found
 
 
-def _write_pairs(out: Path, num_pairs: int, seed: int, draw: Draw) -> None:
+def _write_pairs(out: Path, numbers: Iterable[int], seed: int, draw: Draw) -> None:
     """Draw the pairs that are not there yet; one with an empty mask is drawn again from the next sub-seed."""
     for kind in ("image", "mask"):
         (out / kind).mkdir(parents=True, exist_ok=True)
-    for index in range(num_pairs):
+    for index in numbers:
         if (out / "mask" / f"{index:06}.png").is_file():
             continue
         for attempt in range(1, MAX_DRAWS + 1):
@@ -175,10 +181,10 @@ def _write_pairs(out: Path, num_pairs: int, seed: int, draw: Draw) -> None:
             staged.replace(staged.with_suffix(".png"))
 
 
-def _write_table(out: Path, rows: list[dict[str, str]], seed: int, source: str) -> pd.DataFrame:
+def _write_table(out: Path, rows: Mapping[int, dict[str, str]], seed: int, source: str) -> pd.DataFrame:
     """One row a pair into pairs.parquet, with relative paths; the same back with absolute ones."""
     table = []
-    for index, row in enumerate(rows):
+    for index, row in rows.items():
         paths = {f"{kind}_path": f"{kind}/{index:06}.png" for kind in ("image", "mask")}
         mask = np.asarray(Image.open(out / paths["mask_path"])) > 0
         area = {"mask_area_px": int(mask.sum()), "mask_share": float(mask.mean())}

@@ -10,11 +10,17 @@ import pandas as pd
 from downstream.errors import TrainingSetError
 
 TrainingSetName = Literal[
-    "real", "copy-paste", "perlin", "copy-paste+real", "perlin+real", "generated", "generated+real"
+    "real", "copy-paste", "perlin", "copy-paste+real", "perlin+real", "generated", "generated+real",
+    "generated+copy-paste+real",
 ]  # fmt: skip
 COLUMNS = ["image_path", "mask_path", "label", "label_index", "source"]
 # Where a pair comes from, as far as its table says: kept for those who hand the rows on.
 PROVENANCE = ["run", "adapter_key", "seed", "index", "score"]
+
+
+def sources_of(name: str) -> tuple[str, ...]:
+    """Where a training set's defects come from: "real", "copy-paste", "perlin", "generated"."""
+    return tuple(name.split("+"))
 
 
 @dataclass(frozen=True)
@@ -66,21 +72,21 @@ def training_set(
     shots = _rows(samples[(samples["split"] == "train") & (samples["label_index"] == 1)], "real")
     val_normals = _rows(samples[(samples["split"] == "val") & (samples["label_index"] == 0)], "normal")
     train_pairs, val_pairs = split_pairs(pairs, val_share=val_share, seed=seed)
-    match name:
-        case "real":
-            anomalous = shots
-        case "generated" | "generated+real":
-            anomalous = train_pairs
-        case _:
-            source = name.removesuffix("+real")
-            made = (baselines or {}).get(source)
-            if made is None:
-                raise TrainingSetError(
-                    f"training set {name!r}: its pairs were not given. Make them with downstream.synthesis."
-                )
-            anomalous, _ = split_pairs(made, val_share=val_share, seed=seed, source=source)
-    if name.endswith("+real"):
-        anomalous = pd.concat([anomalous, shots], ignore_index=True)
+    parts = []
+    for source in sources_of(name):
+        match source:
+            case "real":
+                parts.append(shots)
+            case "generated":
+                parts.append(train_pairs)
+            case _:
+                made = (baselines or {}).get(source)
+                if made is None:
+                    raise TrainingSetError(
+                        f"training set {name!r}: its pairs were not given. Make them with downstream.synthesis."
+                    )
+                parts.append(split_pairs(made, val_share=val_share, seed=seed, source=source)[0])
+    anomalous = pd.concat(parts, ignore_index=True)
     for rows, what in (
         (normals, 'normal pictures with split "train"'),
         (val_normals, 'normal pictures with split "val"'),
@@ -89,7 +95,7 @@ def training_set(
             raise TrainingSetError(
                 f"training set {name!r}: samples hold no {what}. Add normals to train/good."
             )
-    if anomalous.empty or ("real" in name and shots.empty):
+    if anomalous.empty or ("real" in sources_of(name) and shots.empty):
         raise TrainingSetError(f'training set {name!r}: samples hold no defect picture with split "train".')
     train = pd.concat([normals, anomalous], ignore_index=True)
     val = pd.concat([val_normals, val_pairs], ignore_index=True)

@@ -1,6 +1,5 @@
 """Generated crops put into whole normal pictures: no seam shows, and beyond the defect's surroundings nothing changes."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from dual_anodiff.errors import InputError
 from dual_anodiff.images import load_image, to_pil
 from dual_anodiff.native import Place, draw_spots
+from dual_anodiff.pair_files import is_whole, make_folders, row_of, write_pair
 from dual_anodiff.progress import progress as progress_of
 
 GREY = 128  # what `to_pil` makes of an anomaly part's 0
@@ -28,7 +27,6 @@ BORDER_PX = 4  # over so many pixels fades what reaches the crop's border
 GAIN = (0.2, 2.0)
 # Spots drawn for each pair; the one whose surroundings are most like the crop's is taken.
 SPOTS = 8
-ROW = "pair"  # key of the mask file's text that holds the pair's row of the table
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -126,9 +124,8 @@ def blend_pairs(
     """
     if not normals:
         raise InputError("native: no normal pictures to put the generated crops into; add some to train/good")
-    for kind in ("image", "anomaly", "mask"):
-        (out / kind).mkdir(parents=True, exist_ok=True)
-    missing = [row for row in pairs.to_dict("records") if not _file(out, "mask", row["index"]).is_file()]
+    make_folders(out)
+    missing = [row for row in pairs.to_dict("records") if not is_whole(out, row["index"])]
     with progress_of("blend", len(missing), "pair", shown=progress) as said:
         for n, row in enumerate(missing, 1):
             index = int(row["index"])
@@ -155,7 +152,7 @@ def blend_pairs(
             _write(out, index, picture, full_mask, told)
             said(n, None)
     table = pd.DataFrame(
-        [_row(out, int(i), int(s)) for i, s in zip(pairs["index"], pairs["seed"], strict=True)]
+        [row_of(out, int(i), int(s)) for i, s in zip(pairs["index"], pairs["seed"], strict=True)]
     )
     table = table.astype({"x": "Int64", "y": "Int64"}) if len(table) else pairs.head(0)
     table.to_parquet(out / "pairs.parquet", index=False)
@@ -262,27 +259,7 @@ def read_pixels(path: Path) -> Pixels:
     return np.asarray(to_pil(load_image(path)))
 
 
-def _file(out: Path, kind: str, index: int) -> Path:
-    return out / kind / f"{index:06}.png"
-
-
 def _write(out: Path, index: int, picture: Pixels, mask: Mask, told: dict[str, Any]) -> None:
     part = np.where(mask[..., None], picture, np.uint8(GREY))
-    info = PngInfo()
-    # In the mask itself: a resumed run learns where the pair lies without drawing it again.
-    info.add_text(ROW, json.dumps(told))
-    for kind, pixels in (("image", picture), ("anomaly", part), ("mask", mask.astype(np.uint8) * 255)):
-        # The mask comes last and is renamed into place: a pair with a mask is whole.
-        staged = _file(out, kind, index).with_suffix(".part")
-        chunks = info if kind == "mask" else None
-        # Level 1: a third of the time of the default on 20 megapixels, and hardly larger.
-        Image.fromarray(pixels).save(staged, format="PNG", pnginfo=chunks, compress_level=1)
-        staged.replace(staged.with_suffix(".png"))
-
-
-def _row(out: Path, index: int, seed: int) -> dict[str, Any]:
-    with Image.open(_file(out, "mask", index)) as mask:
-        area, pixels = mask.histogram()[255], mask.width * mask.height
-        told = json.loads(mask.text[ROW])  # type: ignore[attr-defined]
-    paths = {f"{kind}_path": f"{kind}/{index:06}.png" for kind in ("image", "anomaly", "mask")}
-    return {"index": index, "seed": seed, **paths, "mask_area_px": area, "mask_share": area / pixels, **told}
+    marks = Image.fromarray(mask.astype(np.uint8) * 255)
+    write_pair(out, index, Image.fromarray(picture), Image.fromarray(part), marks, told)

@@ -198,10 +198,23 @@ class WhereConfig(_Frozen):
         return self
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class GenerateConfig(_Frozen):
     """Sampling of image–mask pairs."""
 
     num_pairs: int = Field(500, ge=1, le=100_000, description="Pairs to draw for each defect type.")
+    start: Literal["auto", "noise", "shot"] = Field(
+        "auto",
+        description="noise: whole pictures, as in the paper. shot: the shots' defects, pasted into normals and drawn anew; "
+        "the normals' own pixels stay. auto: shot with the base mini, noise with others.",
+    )
+    strength: tuple[Share, Share] = Field(
+        (0.1, 0.4),
+        description="With start: shot, the share of the denoising steps that are run, drawn for each pair between these "
+        "two: the lower, the more like the shot.",
+    )
     batch_size: int = Field(
         8, ge=1, le=256, description="Pairs drawn at once; does not change what is drawn."
     )
@@ -233,6 +246,12 @@ class GenerateConfig(_Frozen):
         default_factory=WhereConfig, description="Where the defects are to be, and how large."
     )
     mask: MaskConfig = Field(default_factory=MaskConfig, description="From anomaly part to mask.")
+
+    @model_validator(mode="after")
+    def _strength_in_order(self) -> "GenerateConfig":
+        if self.strength[0] > self.strength[1]:
+            raise ValueError(f"strength: {list(self.strength)} is no range; give the lower one first")
+        return self
 
 
 class SearchConfig(_Frozen):
@@ -308,6 +327,7 @@ class QualityConfig(_Frozen):
 CurateRule = Literal[
     "empty",
     "too_large",
+    "masks_disagree",
     "whole_object",
     "off_object",
     "unrelated",
@@ -325,8 +345,9 @@ class CurateConfig(_Frozen):
     rules: tuple[CurateRule, ...] = Field(
         get_args(CurateRule),
         description="Reasons to refuse a pair; each has its threshold from the few shots and the normals, and stays out "
-        "of force where they are too few or it would refuse them. Mask: empty (always refused), too_large, whole_object, "
-        "off_object, unrelated; picture: unseen, damaged, copy_of_shot, copy_of_pair, wrong_type.",
+        "of force where they are too few or it would refuse them. Mask: empty (always refused), too_large, masks_disagree "
+        "(image and part differ on where), whole_object, off_object, unrelated; picture: unseen, damaged, copy_of_shot, "
+        "copy_of_pair (the last two with start: noise alone), wrong_type.",
     )
     # A mask of the whole picture is how a defect's part drawn without a background ends; it teaches nothing.
     max_mask_share: float = Field(

@@ -6,6 +6,7 @@ normals can't tell what it is there for, it is out of force and says why. Test p
 rule            refuses                                           threshold
 empty           a mask of nothing                                 –
 too_large       a mask far larger than any shot's                 `trust.largest_share`, curate.max_mask_share
+masks_disagree  a part elsewhere than the picture changed         `residual.AGREES`; of pairs drawn into normals
 whole_object    a mask that is the object's                       `trust.OBJECT_IOU`; needs object masks
 off_object      a mask beside the object                          from the shots; needs object masks
 unrelated       a part that shows another thing than the image    `trust.failures`
@@ -46,6 +47,7 @@ from dual_anodiff.wrong_type import type_odds
 REASONS: dict[CurateRule, str] = {
     "empty": "mask empty",
     "too_large": "mask too large",
+    "masks_disagree": "masks disagree",
     "whole_object": "mask of the object",
     "off_object": "mask off the object",
     "unrelated": "mask unrelated",
@@ -56,7 +58,7 @@ REASONS: dict[CurateRule, str] = {
     "wrong_type": "wrong defect",
 }
 SCORES = (
-    "agreement", "visibility", "containment", "object_iou", "trust", "seen", "damage", "copy_distance",
+    "mask_agreement", "agreement", "visibility", "containment", "object_iou", "trust", "seen", "damage", "copy_distance",
     "earlier_pair", "earlier_distance", "type_probability",
 )  # fmt: skip
 HEARD: tuple[CurateRule, ...] = ("whole_object", "off_object", "unrelated")
@@ -97,11 +99,13 @@ def curate(
     flips: Sequence[str] = tuple(FLIPS),
     objects: Tensor | None = None,
     shot_objects: Tensor | None = None,
+    mask_agreement: Sequence[float] | None = None,
 ) -> Curation:
     """Judge a defect type's pairs, in the order drawn. What is not in config.rules is not computed.
 
     `shots`: of all defect types, so that the wrong one can be told. `mask_threshold`: that the pairs' masks were made
     with. `objects`, `shot_objects`: where the part is in each pair and in each shot of this type, or for all.
+    `mask_agreement`: of pairs drawn into normals, how far the part and the change of the picture are in one place.
     Shape: normals (k, 3, h, w) uint8; objects (n, h, w) and (m, h, w), or (h, w), bool.
     Raises: InputError where there are no pairs, no shots of this type, or too few normals for a rule asked for.
     """
@@ -118,6 +122,8 @@ def curate(
     own = shots[defect]
     table = pd.DataFrame({"pair": range(len(pairs)), "mask_share": pairs.mask.float().mean((1, 2)).tolist()})
     table = table.assign(**dict.fromkeys(SCORES, math.nan)).assign(earlier_pair=-1, unrelated=False)
+    if mask_agreement is not None:
+        table["mask_agreement"] = list(mask_agreement)
     empty = table["mask_share"] == 0
 
     heard = None
@@ -128,7 +134,7 @@ def curate(
             table[name] = getattr(found, name).tolist()
         table["trust"] = trust(found).tolist()
         table["unrelated"] = unrelated(found)
-    limits = mask_limits(config, own.mask, heard, shot_objects is not None)
+    limits = mask_limits(config, own.mask, heard, shot_objects is not None, mask_agreement is not None)
 
     if not _any((*DETECTED, *COPIES, "wrong_type"), rules):
         return _judged(table, limits)
@@ -191,6 +197,7 @@ def _hits(table: pd.DataFrame, limits: Sequence[Limit]) -> dict[CurateRule, pd.S
     rules: dict[CurateRule, pd.Series] = {
         "empty": table["mask_share"] == 0,
         "too_large": table["mask_share"] > thresholds.get("too_large", 1),
+        "masks_disagree": table["mask_agreement"] < thresholds.get("masks_disagree", 0),
         "whole_object": table["object_iou"] > thresholds.get("whole_object", 1),
         "off_object": table["containment"] < thresholds.get("off_object", 0),
         "unrelated": table["unrelated"],

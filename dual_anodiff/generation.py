@@ -1,9 +1,11 @@
 """Pairs streamed to disk: a folder that a killed run goes on with, and its table."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from diffusers import (
@@ -18,10 +20,13 @@ from PIL import Image
 from dual_anodiff.adapter import read_card
 from dual_anodiff.background import check_backgrounds, pick_background
 from dual_anodiff.base import fingerprint
+from dual_anodiff.blend import read_pixels
 from dual_anodiff.conditioning import check_where, draw_regions
 from dual_anodiff.config import GenerateConfig
 from dual_anodiff.errors import AdapterError
+from dual_anodiff.guided import Pasted, guided_pairs
 from dual_anodiff.images import Background
+from dual_anodiff.pair_files import is_whole, make_folders, row_of, write_pair
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.progress import progress as progress_of
 
@@ -58,19 +63,9 @@ def generate_pairs(
     check_where(config.where, card)
     numbers = range(first, first + config.num_pairs)
     chosen = {i: pick_background(backgrounds, pair_seed(seed, i)) for i in numbers}
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    pipe = DualAnoDiffPipeline.from_adapter(
-        adapter, dtype=dtype, step=config.adapter_step, strength=config.adapter_strength
-    ).to(device)
-    if fingerprint(card.base) != card.base_fingerprint:
-        raise AdapterError(
-            f"{adapter}: was trained on another version of base '{card.base}'; fine-tune again"
-        )
-    pipe.scheduler = SCHEDULERS[config.scheduler].from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    for kind in ("image", "anomaly", "mask"):
-        (out / kind).mkdir(parents=True, exist_ok=True)
-    missing = {i for i in numbers if not (out / "mask" / f"{i:06}.png").is_file()}
+    pipe = _open(adapter, config, device)
+    make_folders(out)
+    missing = {i for i in numbers if not is_whole(out, i)}
     with progress_of("generate", len(numbers), "pair", shown=progress) as told:
         for start in range(0, len(numbers), config.batch_size):
             # Whole batches, though some of it may be there: in a smaller one a pixel may round to the next grey level.
@@ -95,13 +90,69 @@ def generate_pairs(
             ):
                 if i not in missing:
                     continue
-                for kind, picture in (("image", image), ("anomaly", anomaly), ("mask", mask)):
-                    # The mask comes last and is renamed into place: a pair with a mask is whole.
-                    staged = out / kind / f"{i:06}.part"
-                    picture.save(staged, format="PNG")
-                    staged.replace(staged.with_suffix(".png"))
+                write_pair(out, i, image, anomaly, mask)
             told(start + len(index), None)
-    table = pd.DataFrame([_row(out, i, seed, chosen[i]) for i in numbers])
+    rows = [
+        row_of(out, i, pair_seed(seed, i)) | {"background": "" if (b := chosen[i]) is None else b.image.name}
+        for i in numbers
+    ]
+    table = pd.DataFrame(rows)
+    table.to_parquet(out / "pairs.parquet", index=False)
+    return table
+
+
+def redraw_pairs(
+    adapter: Path,
+    pasted: pd.DataFrame,
+    config: GenerateConfig,
+    out: Path,
+    *,
+    side_px: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Draw defects that were pasted into normals anew (`guided_pairs`), each to a pair at its normal's size.
+
+    `pasted`: index, seed, normal_path, image_path, mask_path. Files and table as of `generate_pairs`;
+    further columns: strength, mask_agreement (0 to 1), and top, left, height, width, px, of the window around the largest
+    defect. `side_px` as in `guided_pairs`. Files that a killed run has finished are kept; pair i depends on its row alone.
+    Raises: AdapterError, BaseModelError; InputError for a file that can't be read.
+    """
+    pipe = _open(adapter, config, device)
+    make_folders(out)
+    rows = pasted.to_dict("records")
+    with progress_of("generate", len(rows), "pair", shown=progress) as told:
+        for start in range(0, len(rows), config.batch_size):
+            some = rows[start : start + config.batch_size]
+            if all(is_whole(out, row["index"]) for row in some):
+                continue
+            pairs = guided_pairs(
+                pipe,
+                [_read_pasted(row) for row in some],
+                side_px=side_px,
+                strength=config.strength,
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=config.guidance_scale,
+                mask_threshold=None if config.mask.threshold == "auto" else config.mask.threshold,
+                min_area_px=config.mask.min_area_px,
+                refine_masks=config.mask.refine,
+                batch_size=config.batch_size,
+            )
+            for row, pair in zip(some, pairs, strict=True):
+                if is_whole(out, row["index"]):
+                    continue
+                facts = {
+                    "strength": pair.strength,
+                    "mask_agreement": pair.agreement,
+                    **asdict(pair.windows[0]),
+                }
+                image, anomaly, mask = (
+                    Image.fromarray(pixels)
+                    for pixels in (pair.image, pair.anomaly, pair.mask.astype(np.uint8) * 255)
+                )
+                write_pair(out, row["index"], image, anomaly, mask, facts)
+            told(start + len(some), None)
+    table = pd.DataFrame([row_of(out, row["index"], row["seed"]) for row in rows])
     table.to_parquet(out / "pairs.parquet", index=False)
     return table
 
@@ -111,16 +162,23 @@ def pair_seed(seed: int, index: int) -> int:
     return seed * 1_000_003 + index
 
 
-def _row(out: Path, index: int, seed: int, background: Background | None) -> dict[str, Any]:
-    with Image.open(out / "mask" / f"{index:06}.png") as mask:
-        area = mask.histogram()[255]
-        pixels = mask.width * mask.height
-    paths = {f"{kind}_path": f"{kind}/{index:06}.png" for kind in ("image", "anomaly", "mask")}
-    return {
-        "index": index,
-        "seed": pair_seed(seed, index),
-        **paths,
-        "mask_area_px": area,
-        "mask_share": area / pixels,
-        "background": "" if background is None else background.image.name,
-    }
+def _open(adapter: Path, config: GenerateConfig, device: str) -> DualAnoDiffPipeline:
+    """The adapter on its base, with the sampler of the config. Raises: AdapterError, BaseModelError."""
+    card = read_card(adapter)
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    pipe = DualAnoDiffPipeline.from_adapter(
+        adapter, dtype=dtype, step=config.adapter_step, strength=config.adapter_strength
+    ).to(device)
+    if fingerprint(card.base) != card.base_fingerprint:
+        raise AdapterError(
+            f"{adapter}: was trained on another version of base '{card.base}'; fine-tune again"
+        )
+    pipe.scheduler = SCHEDULERS[config.scheduler].from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _read_pasted(row: dict[Hashable, Any]) -> Pasted:
+    mask = read_pixels(Path(row["mask_path"]))[..., 0] > 127
+    normal, image = (read_pixels(Path(row[name])) for name in ("normal_path", "image_path"))
+    return Pasted(normal, image, mask, row["seed"])

@@ -1,8 +1,8 @@
-"""Guided pairs: shots' defects drawn anew into real normals, whose own pixels stay.
+"""Guided pairs: defects pasted into real normals, drawn anew by the model; the normals' own pixels stay.
 
-A small base draws whole pictures badly and defects well. So a shot's defect is pasted into a normal, both branches start
-from there (`start`), and only what the model changed is put onto the normal's own pixels (`residual`), at its own
-resolution.
+A small base draws whole pictures badly and defects well. So both branches start from a normal with a defect pasted into
+it (`start`), and only what the model changes is added to the pasted picture's own pixels (`residual`), at its own
+resolution: what the base is too small to draw, grain and fine edges, stays as the camera saw it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,20 +14,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dual_anodiff.blend import read_pixels
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import square, square_mask
 from dual_anodiff.masks import mask_from_part
-from dual_anodiff.native import CELL_PX, Box, cut, shot_window
+from dual_anodiff.native import CELL_PX, CONTEXT, Box, cut, find_defects, shot_window
 from dual_anodiff.objective import decode, encode
-from dual_anodiff.paste import box_of, cut_out, paste
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.refine import refine
 from dual_anodiff.residual import agree, changed, feather, transfer
 from dual_anodiff.start import Starts, draw_strengths, widened
-from dual_anodiff.wishes import Wish, read_defect
 
-STRENGTH = (0.2, 0.5)  # issue 23: at .6 the two branches began to disagree
+STRENGTH = (0.1, 0.4)  # issue 23: at .6 the two branches began to disagree
 MARGIN_CELLS = 2  # of latents around the pasted defect, in which a drawn one may differ from it
 
 Pixels = NDArray[np.uint8]
@@ -35,29 +32,37 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class GuidedPair:
-    """A pair at its normal's own resolution. Shape: image, pasted (h, w, 3); mask (h, w), empty where nothing was drawn.
+class Pasted:
+    """What one pair starts from: a normal picture, and the same with a defect in it. Shape: (h, w, 3) twice, (h, w)."""
 
-    `pasted` is what it started from; `window` what the model saw of it, px, and may reach beyond the picture;
-    `agreement` is that of `residual.agree`.
-    """
-
-    wish: Wish
+    normal: Pixels
     image: Pixels
     mask: Mask
-    pasted: Pixels
-    window: Box
+    seed: int
+
+
+@dataclass(frozen=True)
+class GuidedPair:
+    """A pair at its normal's own resolution. Shape: image, anomaly (h, w, 3); mask (h, w), empty where nothing was drawn.
+
+    `anomaly` is the anomaly branch's picture, mid-grey around the defect. `windows`: what the model saw, one for each
+    group of marks that lie apart, px; they may reach beyond the picture. `agreement`: of image and part, the least of the
+    windows' (`residual.agree`).
+    """
+
+    image: Pixels
+    anomaly: Pixels
+    mask: Mask
+    windows: list[Box]
     strength: float
     agreement: float
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """A wish's pictures. Shape: real, pasted (h, w, 3); normal, start (3, s, s); mask (s, s) bool, of the window."""
+    """One window of a pair. Shape: normal, start (3, s, s) in [-1, 1]; mask (s, s) bool."""
 
-    wish: Wish
-    real: Pixels
-    pasted: Pixels
+    pair: int
     window: Box
     normal: Tensor
     start: Tensor
@@ -67,74 +72,113 @@ class _Scene:
 @torch.no_grad()
 def guided_pairs(
     pipe: DualAnoDiffPipeline,
-    wishes: Sequence[Wish],
+    pasted: Sequence[Pasted],
     *,
     side_px: int | None,
     strength: float | tuple[float, float] = STRENGTH,
     num_inference_steps: int = 25,
     guidance_scale: float = 2.5,
-    margin_cells: int = MARGIN_CELLS,
+    mask_threshold: float | None = None,
     min_area_px: int = 4,
+    refine_masks: bool = True,
+    margin_cells: int = MARGIN_CELLS,
     batch_size: int = 8,
 ) -> Iterator[GuidedPair]:
-    """Draw the wishes, in order; pair i depends on wish i alone.
+    """Draw the pasted defects anew, in order; pair i depends on pasted[i] alone.
 
-    Units: side_px is the side of the square of the normal that the model sees, px of the pictures, None for all of it:
-    as it was fine-tuned.
-    Raises: InputError for files that can't be read, or a defect larger than the square; AdapterError without an adapter.
+    Units: side_px is the side of the square of the picture that the model sees, px, as it was fine-tuned; None for all of
+    the picture. Marks that no such square shows together get one each; a defect larger than that gets a larger one.
+    mask_threshold None is the adapter's own.
+    Raises: InputError for a pasted picture without a defect; AdapterError without an adapter.
     """
     if pipe.card is None:
         raise AdapterError("no adapter is loaded; call load_adapter(folder) first")
-    size_px, threshold = pipe.card.size_px, pipe.card.mask_threshold
-    for first in range(0, len(wishes), batch_size):
-        some = wishes[first : first + batch_size]
-        scenes = [_scene(wish, side_px, size_px) for wish in some]
-        seeds = [wish.seed for wish in some]
-        normals = torch.stack([scene.normal for scene in scenes])
-        pictures = torch.stack([scene.start for scene in scenes])
-        masks = torch.stack([scene.mask for scene in scenes])
-        regions = widened(masks, margin_cells)
-        starts = Starts(pictures, pictures * masks[:, None], strength, normals, regions)
-        drawn = pipe.sample(
-            seeds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, starts=starts
-        )
-        results, parts = drawn.cpu().unbind(1)
-        trips = decode(pipe.vae, encode(pipe.vae, normals.to(pipe.vae.device, pipe.vae.dtype))[0])
-        trips = trips.float().cpu()
-        plain = mask_from_part(parts, threshold, min_area_px)
-        found = refine(results, parts, plain, threshold)
-        scores = agree(found, changed(normals, trips, results, regions, min_area_px)).score.tolist()
-        for i, scene in enumerate(scenes):
-            fade_px = margin_cells * CELL_PX * min(scene.window.height, scene.window.width) / size_px
-            image = _put(scene, trips[i], results[i], regions[i], fade_px)
-            yield GuidedPair(
-                scene.wish, image, _mask_of(scene, found[i]), scene.pasted, scene.window,
-                draw_strengths(strength, seeds[i : i + 1])[0], scores[i],
-            )  # fmt: skip
-
-
-def _scene(wish: Wish, side_px: int | None, size_px: int) -> _Scene:
-    real, (shot, shot_mask) = read_pixels(wish.normal), read_defect(wish.shot, wish.defect)
-    pasted, mask = paste(real, cut_out(shot, shot_mask, wish.change), wish.top, wish.left)
-    if not mask.any():
-        raise InputError(f"{wish.normal}: nothing of the defect shows at ({wish.top}, {wish.left}); move it")
-    shape = (real.shape[0], real.shape[1])
-    window = Box(0, 0, *shape)
-    if side_px is not None:
-        box = box_of(mask)
-        if max(box.height, box.width) > side_px:
-            raise InputError(
-                f"side_px: {wish.shot.image} has a defect of {box.width}x{box.height} px, {side_px} px don't show it "
-                "whole; take larger crops"
+    size_px = pipe.card.size_px
+    threshold = pipe.card.mask_threshold if mask_threshold is None else mask_threshold
+    for first in range(0, len(pasted), batch_size):
+        some = pasted[first : first + batch_size]
+        strengths = draw_strengths(strength, [each.seed for each in some])
+        scenes = [scene for i, each in enumerate(some) for scene in _scenes(i, each, side_px, size_px)]
+        images, parts = [each.image.copy() for each in some], [np.full_like(p.normal, 128) for p in some]
+        masks, agreements = [np.zeros(p.mask.shape, dtype=bool) for p in some], [1.0] * len(some)
+        for at in range(0, len(scenes), batch_size):
+            batch = scenes[at : at + batch_size]
+            normals, starts, marks = (
+                torch.stack([getattr(scene, name) for scene in batch]) for name in ("normal", "start", "mask")
             )
-        window = shot_window(box, [], shape, side_px, np.random.default_rng(wish.seed))
-    normal, start = (_to_square(cut(pixels, window), size_px) for pixels in (real, pasted))
-    # Beyond the picture's border nothing is a defect, though the picture is mirrored there.
-    shown = np.zeros((window.height, window.width), dtype=bool)
-    inside, seen = _inside(window, shape)
-    shown[seen] = mask[inside]
-    marks = square_mask(torch.from_numpy(shown)[None].float(), size_px)[0] > 0
-    return _Scene(wish, real, pasted, window, normal, start, marks)
+            regions = widened(marks, margin_cells)
+            drawn = pipe.sample(
+                [some[scene.pair].seed for scene in batch],
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                # A part is the picture inside the mask, and mid-grey around it.
+                starts=Starts(starts, starts * marks[:, None], strength, normals, regions),
+            )
+            results, anomalies = drawn.cpu().unbind(1)
+            before = _round_trip(pipe, starts)
+            loss = _round_trip(pipe, normals) - normals
+            found = mask_from_part(anomalies, threshold, min_area_px)
+            if refine_masks:
+                found = refine(results, anomalies, found, threshold)
+            for k, scene in enumerate(batch):
+                i, fade_px = scene.pair, margin_cells * CELL_PX * scene.window.height / size_px
+                images[i] = _put(images[i], scene.window, before[k], results[k], regions[k], fade_px)
+                mask = _mask_of(scene.window, found[k], images[i].shape)
+                parts[i][mask] = _part_of(scene.window, anomalies[k], images[i].shape)[mask]
+                masks[i] |= mask
+            after = torch.stack([_to_square(cut(images[s.pair], s.window), size_px) for s in batch])
+            scores = agree(found, changed(normals, after, loss, regions, min_area_px)).score.tolist()
+            for scene, score in zip(batch, scores, strict=True):
+                agreements[scene.pair] = min(agreements[scene.pair], score)
+        for i in range(len(some)):
+            windows = [scene.window for scene in scenes if scene.pair == i]
+            yield GuidedPair(images[i], parts[i], masks[i], windows, strengths[i], agreements[i])
+
+
+def windows_of(mask: Mask, side_px: int | None, size_px: int, seed: int) -> list[Box]:
+    """The squares of a picture that the model is to see, so that each mark is whole in one; all of it without `side_px`.
+
+    Raises: InputError if nothing is marked.
+    """
+    if not mask.any():
+        raise InputError("pasted: a mask marks nothing, so there is no defect to draw anew; mark it")
+    shape = (mask.shape[0], mask.shape[1])
+    if side_px is None:
+        return [Box(0, 0, *shape)]
+    # Marks nearer than a latent cell of the window are one defect; no finer than the picture's own pixels.
+    whole_px = min(round(size_px * max(shape) / side_px), CELL_PX // 2 * min(shape))
+    left = sorted(find_defects(mask, whole_px), key=lambda box: -box.height * box.width)
+    generator = np.random.default_rng(seed)
+    windows = []
+    while left:
+        largest = max(left[0].height, left[0].width)
+        side = side_px if largest <= side_px else int(np.ceil(largest / (1 - 2 * CONTEXT)))
+        window = shot_window(left[0], left[1:], shape, side, generator)
+        windows.append(window)
+        left = [box for box in left[1:] if not _shows(window, box)]
+    return windows
+
+
+def _scenes(pair: int, pasted: Pasted, side_px: int | None, size_px: int) -> Iterator[_Scene]:
+    shape = pasted.mask.shape
+    for window in windows_of(pasted.mask, side_px, size_px, pasted.seed):
+        normal, start = (_to_square(cut(pixels, window), size_px) for pixels in (pasted.normal, pasted.image))
+        # Beyond the picture's border nothing is a defect, though the picture is mirrored there.
+        shown = np.zeros((window.height, window.width), dtype=bool)
+        inside, seen = _inside(window, shape)
+        shown[seen] = pasted.mask[inside]
+        marks = square_mask(torch.from_numpy(shown)[None].float(), size_px)[0] > 0
+        yield _Scene(pair, window, normal, start, marks)
+
+
+def _shows(window: Box, box: Box) -> bool:
+    """Whether a window holds all of a box."""
+    return (
+        window.top <= box.top
+        and box.bottom <= window.bottom
+        and window.left <= box.left
+        and box.right <= window.right
+    )
 
 
 def _to_square(pixels: Pixels, size_px: int) -> Tensor:
@@ -142,12 +186,18 @@ def _to_square(pixels: Pixels, size_px: int) -> Tensor:
     return square(torch.tensor(pixels).permute(2, 0, 1) / 127.5 - 1, size_px)
 
 
-def _put(scene: _Scene, normal: Tensor, result: Tensor, region: Tensor, fade_px: float) -> Pixels:
-    """The real picture with what the model changed in its region. Shape: normal, result (3, s, s); region (s, s)."""
-    inside, seen = _inside(scene.window, scene.real.shape[:2])
-    size = (scene.window.height, scene.window.width)
+def _round_trip(pipe: DualAnoDiffPipeline, pictures: Tensor) -> Tensor:
+    """What the VAE alone makes of pictures. Shape: (b, 3, s, s) in [-1, 1] → the same."""
+    latents = encode(pipe.vae, pictures.to(pipe.vae.device, pipe.vae.dtype))[0]
+    return decode(pipe.vae, latents).float().cpu()
+
+
+def _put(image: Pixels, window: Box, before: Tensor, after: Tensor, region: Tensor, fade_px: float) -> Pixels:
+    """A picture with what the model changed in a region. Shape: before, after (3, s, s); region (s, s)."""
+    inside, seen = _inside(window, image.shape)
+    size = (window.height, window.width)
     wide = F.interpolate(region[None, None].float(), size, mode="nearest")[0, 0].numpy() > 0
-    everywhere = np.zeros(scene.real.shape[:2], dtype=bool)
+    everywhere = np.zeros(image.shape[:2], dtype=bool)
     everywhere[inside] = wide[seen]
     # With a pixel around, so that what reaches the window's border fades there, unless that is the picture's.
     framed = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in inside)
@@ -155,18 +205,28 @@ def _put(scene: _Scene, normal: Tensor, result: Tensor, region: Tensor, fade_px:
     alpha[framed] = feather(everywhere[framed], fade_px)
     shown = np.zeros(size, dtype=np.float32)
     shown[seen] = alpha[inside]
-    image = scene.real.copy()
-    image[inside] = transfer(cut(scene.real, scene.window), normal, result, shown)[seen]
-    return image
+    changed_image = image.copy()
+    changed_image[inside] = transfer(cut(image, window), before, after, shown)[seen]
+    return changed_image
 
 
-def _mask_of(scene: _Scene, mask: Tensor) -> Mask:
+def _mask_of(window: Box, mask: Tensor, shape: tuple[int, ...]) -> Mask:
     """A mask of the working square in the whole picture. Shape: (s, s) bool → (h, w)."""
-    size = (scene.window.height, scene.window.width)
+    size = (window.height, window.width)
     share = F.interpolate(mask[None, None].float(), size, mode="bilinear", antialias=True)[0, 0].numpy()
-    inside, seen = _inside(scene.window, scene.real.shape[:2])
-    whole = np.zeros(scene.real.shape[:2], dtype=bool)
+    inside, seen = _inside(window, shape)
+    whole = np.zeros(shape[:2], dtype=bool)
     whole[inside] = ((share >= min(0.5, float(share.max()))) & (share > 0))[seen]
+    return whole
+
+
+def _part_of(window: Box, anomaly: Tensor, shape: tuple[int, ...]) -> Pixels:
+    """The anomaly branch's picture in the whole one, mid-grey around it. Shape: (3, s, s) in [-1, 1] → (h, w, 3)."""
+    size = (window.height, window.width)
+    resized = F.interpolate(anomaly[None], size, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    inside, seen = _inside(window, shape)
+    whole = np.full((*shape[:2], 3), 128, dtype=np.uint8)
+    whole[inside] = ((resized.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()[seen]
     return whole
 
 

@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from dual_anodiff.config import CurateConfig, CurateRule
+from dual_anodiff.residual import AGREES
 from dual_anodiff.trust import OBJECT_IOU, Witnesses, failures, largest_share
 
 # Of real pictures a rule may refuse as many: unseen, damaged and wrong_type have such a threshold, together one in ten.
@@ -67,9 +68,15 @@ def too_few(values: Mapping[str, Tensor]) -> str:
 
 
 def mask_limits(
-    config: CurateConfig, shot_masks: Tensor, witnesses: Witnesses | None, has_objects: bool
+    config: CurateConfig,
+    shot_masks: Tensor,
+    witnesses: Witnesses | None,
+    has_objects: bool,
+    into_normals: bool = False,
 ) -> list[Limit]:
     """Limits of the rules that look at masks. `witnesses`: of the shots, with their objects where there are any.
+
+    `into_normals`: the pairs were drawn into normals, so that it is known where these changed.
 
     Shape: shot_masks (m, h, w) bool.
     """
@@ -80,6 +87,8 @@ def mask_limits(
         Limit("empty", 0.0),
         Limit("too_large", min(config.max_mask_share, wide), n_shots=m),
     ]
+    if into_normals:
+        limits.append(Limit("masks_disagree", AGREES))
     if witnesses is not None:
         on_object = int((witnesses.object_iou > OBJECT_IOU).sum())
         no_object = "" if has_objects else "no object masks are given"

@@ -91,7 +91,8 @@ def crop_side_px(extents_px: Sequence[int], shortest_px: int, size_px: int, conf
     """Side of a defect type's crops, px of the pictures.
 
     The middle one of the defects spans `defect_cells` latent cells; the largest still has context around it, as
-    long as that makes the crop at most MAX_GROWTH times larger. Never above `shortest_px`, the pictures' shorter side:
+    long as that makes the crop at most MAX_GROWTH times larger. In steps of √2 of `size_px`, so that defect types of like
+    size have the same crops and the base learns such normals once. Never above `shortest_px`, the pictures' shorter side:
     beyond it a crop would be filled with mirrored defects. `extents_px`: each defect's longer side.
     """
     if config.crop_px != "auto":
@@ -99,7 +100,8 @@ def crop_side_px(extents_px: Sequence[int], shortest_px: int, size_px: int, conf
     usual = float(np.median(extents_px)) * size_px / (CELL_PX * config.defect_cells)
     usual = max(usual, size_px / config.max_enlargement)
     for_largest = max(extents_px) / (1 - 2 * CONTEXT)
-    return min(int(np.ceil(max(usual, min(for_largest, MAX_GROWTH * usual)))), shortest_px)
+    side = max(usual, min(for_largest, MAX_GROWTH * usual))
+    return min(round(size_px * 2 ** (round(2 * np.log2(side / size_px)) / 2)), shortest_px)
 
 
 def shot_window(

@@ -71,7 +71,7 @@ def load_pairs(
 ) -> PairSet:
     """Read generated pairs; an empty mask is let through, and counted later. Raises: InputError, naming the file."""
     # Half a cell of a smaller mask is enough: generated masks have no thin truth to save.
-    mask = torch.cat([_fit(load_image(path)[:1].gt(0).float(), size_px) for path in masks]) >= 0.5
+    mask = torch.cat([resized(load_image(path)[:1].gt(0).float(), size_px) for path in masks]) >= 0.5
     return PairSet(load_images(images, size_px), mask, load_images(anomalies, size_px))
 
 
@@ -85,10 +85,11 @@ def load_shots(shots: Sequence[Shot], size_px: int) -> PairSet:
 
 def load_images(paths: Sequence[Path], size_px: int) -> Tensor:
     """Read pictures. Shape: (n, 3, size_px, size_px) uint8. Raises: InputError, naming the file."""
-    return torch.stack([to_bytes(_fit(load_image(path), size_px)) for path in paths])
+    return torch.stack([to_bytes(resized(load_image(path), size_px)) for path in paths])
 
 
-def _fit(image: Tensor, size_px: int) -> Tensor:
+def resized(image: Tensor, size_px: int) -> Tensor:
+    """A picture as the quality figures see it. Shape: (c, h, w) → (c, size_px, size_px)."""
     if image.shape[-2:] == (size_px, size_px):
         return image
     return F.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0]

@@ -39,21 +39,21 @@ class Agreement:
     score: Tensor
 
 
-def transfer(real: Pixels, normal: Tensor, result: Tensor, alpha: NDArray[np.float32]) -> Pixels:
-    """Add what `result` has and `normal` has not to the real picture: clip(real + alpha · resized(result − normal)).
+def transfer(real: Pixels, before: Tensor, after: Tensor, alpha: NDArray[np.float32]) -> Pixels:
+    """Add what `after` has and `before` has not to the real picture: clip(real + alpha · resized(after − before)).
 
     Where alpha is 0 no pixel changes; a grey picture stays grey, as its camera sees no colour.
 
-    Shape: real (h, w, 3), any size; normal, result (3, s, s) in [-1, 1], the same window through the VAE, before and after;
+    Shape: real (h, w, 3), any size; before, after (3, s, s) in [-1, 1], the same window through the VAE;
     alpha (h, w) from 0 to 1 → (h, w, 3).
     Raises: InputError if the shapes don't fit each other.
     """
-    if normal.shape != result.shape or alpha.shape != real.shape[:2]:
+    if before.shape != after.shape or alpha.shape != real.shape[:2]:
         raise InputError(
-            f"transfer: normal is {tuple(normal.shape)}, result {tuple(result.shape)}, real {real.shape}, alpha "
+            f"transfer: before is {tuple(before.shape)}, after {tuple(after.shape)}, real {real.shape}, alpha "
             f"{alpha.shape}; the first two must be of one shape, alpha as high and wide as real"
         )
-    difference = (result - normal).float().cpu()[None] * 127.5
+    difference = (after - before).float().cpu()[None] * 127.5
     size = (real.shape[0], real.shape[1])
     resized = F.interpolate(difference, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
     if (real == real[..., :1]).all():
@@ -74,17 +74,17 @@ def feather(region: NDArray[np.bool_], fade_px: float) -> NDArray[np.float32]:
     return alpha
 
 
-def changed(real: Tensor, normal: Tensor, result: Tensor, regions: Tensor, min_area_px: int) -> Tensor:
-    """Where the result differs from the normal by more than the round trip itself may.
+def changed(normal: Tensor, result: Tensor, loss: Tensor, regions: Tensor, min_area_px: int) -> Tensor:
+    """Where the result differs from the normal by more than the VAE's round trip itself may.
 
-    The limit comes from the picture: of |normal − real|, what the VAE alone changes, the median and its deviation, so that
-    neither a few edges nor a change in the result raises it. Grain that the VAE can't keep is drawn anew inside the
-    region, and is no change.
+    The limit comes from the picture: of `loss`, the difference that the VAE alone makes to the normal, the median and its
+    deviation, so that neither a few edges nor a change in the result raises it. Grain that the VAE can't keep is drawn anew
+    inside the region, and is no change.
 
-    Shape: real, normal (round trip), result (b, 3, s, s) in [-1, 1]; regions (b, s, s) bool, where changes are looked for
+    Shape: normal, result, loss (b, 3, s, s), the first two in [-1, 1]; regions (b, s, s) bool, where changes are looked for
     → (b, s, s) bool, on the CPU. Units: min_area_px in px at this size.
     """
-    trip, difference = (smooth((x - normal).float().abs().amax(1)) for x in (real, result))
+    trip, difference = (smooth(x.float().abs().amax(1)) for x in (loss, result - normal))
     middle = trip.flatten(1).median(1).values
     spread = TO_SIGMA * (trip - middle[:, None, None]).abs().flatten(1).median(1).values
     limit = (middle + SPREADS * spread).clamp_min(FLOOR)[:, None, None]

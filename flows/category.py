@@ -23,6 +23,7 @@ from tasks.prepare import defects_of, plan_prepare, prepare
 from tasks.report import plan_report, report
 from tasks.runner import stages_run_by
 from tasks.runtime import StageOutcome, Started, run
+from tasks.synthesize import baseline_of
 from tasks.training_steps import chooses_steps
 from tasks.ui import show_category
 
@@ -95,7 +96,7 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
     for model, name in wanted:
         if chooses_steps(config, model) and (model, name) not in choices:
             continue  # said by choose_steps
-        wait_for = [each for baseline, each in pasted.items() if name.startswith(baseline)]
+        wait_for = [each for baseline, each in pasted.items() if baseline == baseline_of(name)]
         for seed in config.compare.seeds:
             chosen = choices.get((model, name))
             started.append(start_model(config, model, pictures, name, seed, chosen, wait_for))

@@ -4,15 +4,15 @@ Stages of different defect types do not need each other: all are started before 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tasks.artifacts import Artifact
-from tasks.config import ModelName, RunConfig
+from tasks.config import ModelName, RunConfig, start_of
 from tasks.curate import curate, more_to_draw, plan_curate
 from tasks.finetune import finetune, plan_finetune
-from tasks.generate import generate, plan_generate
+from tasks.generate import ShotStarts, generate, plan_generate
 from tasks.models import Pictures, Trained
-from tasks.native import blend, crop, plan_blend, plan_crop, works_natively
+from tasks.native import blend, crop, plan_blend, plan_crop, side_of_crops
 from tasks.normals import adapt, plan_adapt
 from tasks.objects import without_background
 from tasks.quality import plan_quality, quality
@@ -20,7 +20,7 @@ from tasks.review import decisions_on, plan_review, review
 from tasks.runtime import StageOutcome, Started, run
 from tasks.search import plan_search, search, tuned
 from tasks.split import ShotChoice
-from tasks.synthesize import BASELINES, BaselineName, plan_synthesize, synthesize
+from tasks.synthesize import BASELINES, BaselineName, baseline_of, plan_synthesize, synthesize
 from tasks.train import TRAIN, plan_model
 
 
@@ -32,6 +32,8 @@ class Shared:
     objects: Artifact | None
     normals: Artifact | None
     started: tuple[Started, ...] = ()
+    # By the side of crops, px: what adapted the base to normals' crops, for all defect types, folds and doses.
+    of_crops: dict[int, Started] = field(default_factory=dict)
 
     def for_background(self, config: RunConfig) -> Artifact | None:
         """The object masks, where backgrounds are compensated."""
@@ -47,6 +49,7 @@ class Line:
     source: Shared  # of crops, where there are any
     cropped: Artifact | None
     choice: ShotChoice | None
+    starts: ShotStarts | None = None
     adapter: Artifact | None = None
     stages: list[Started] = field(default_factory=list)
     drawn: list[Artifact] = field(default_factory=list)
@@ -105,10 +108,16 @@ def draw_pairs(
 def start_line(config: RunConfig, shared: Shared, defect: str, choice: ShotChoice | None) -> Line:
     """crop → adapt, where the defect is small, → finetune."""
     line = Line(defect, config, shared, None, choice)
-    if works_natively(config, shared.prepared, defect):
-        source, stages = crop_shared(config, shared, defect, choice)
+    crops = None
+    side_px = side_of_crops(config, shared.prepared, defect)
+    if side_px is not None:
+        source, stages = crop_shared(config, shared, defect, side_px, choice)
         # The masks of the objects are of whole pictures; crops are of the shots that a dose leaves.
-        line = Line(defect, without_background(config), source, source.prepared, None, stages=stages)
+        crops = source.prepared
+        line = Line(defect, without_background(config), source, crops, None, stages=stages)
+    if start_of(config) == "shot":
+        line.starts = ShotStarts(shared.prepared, shared.objects, crops, choice)
+        line.cropped = None  # pairs come out as whole pictures
     prepared, normals = line.source.prepared, line.source.normals
     line.adapter = plan_finetune(line.config, prepared, defect, normals, line.choice, line.objects)
     line.stages.append(
@@ -175,7 +184,9 @@ def draw_once(line: Line, first: int, count: int) -> None:
     """Pairs number `first` and after, and the judgement of all drawn so far."""
     assert line.adapter is not None
     prepared = line.source.prepared
-    pairs = plan_generate(line.config, line.adapter, first=first, num_pairs=count, objects=line.objects)
+    pairs = plan_generate(
+        line.config, line.adapter, first=first, num_pairs=count, objects=line.objects, starts=line.starts
+    )
     generated = run(
         generate,
         pairs,
@@ -183,6 +194,7 @@ def draw_once(line: Line, first: int, count: int) -> None:
         adapter=line.adapter,
         prepared=prepared,
         objects=line.objects,
+        starts=line.starts,
         wait_for=line.stages[-1:],
     )
     line.drawn.append(pairs)
@@ -250,24 +262,39 @@ def put_back(config: RunConfig, shared: Shared, line: Line, cropped: Artifact, c
 
 
 def crop_shared(
-    config: RunConfig, shared: Shared, defect: str, choice: ShotChoice | None = None
+    config: RunConfig, shared: Shared, defect: str, side_px: int, choice: ShotChoice | None = None
 ) -> tuple[Shared, list[Started]]:
-    """crop → adapt: what pairs of one defect type are made from at the pictures' own resolution."""
-    crops = plan_crop(config, shared.prepared, defect, choice, shared.objects)
-    cut = run(
-        crop,
-        crops,
-        config,
-        prepared=shared.prepared,
-        defect=defect,
-        choice=choice,
-        objects=shared.objects,
-    )
-    source = Shared(crops, None, plan_adapt(config, crops), (cut,))
-    if source.normals is None:
-        return source, [cut]
-    adapted = run(adapt, source.normals, config, prepared=crops, wait_for=[cut])
-    return replace(source, started=(adapted,)), [cut, adapted]
+    """crop → adapt: what pairs of one defect type are made from at the pictures' own resolution.
+
+    The base adapts to normals' crops alone: once for all defect types, folds and doses with crops of this size.
+    """
+
+    def cut(of: str | None, chosen: ShotChoice | None) -> tuple[Artifact, Started]:
+        crops = plan_crop(config, shared.prepared, of, side_px, chosen, shared.objects)
+        started = run(
+            crop,
+            crops,
+            config,
+            prepared=shared.prepared,
+            defect=of,
+            side_px=side_px,
+            choice=chosen,
+            objects=shared.objects,
+        )
+        return crops, started
+
+    crops, cropped = cut(defect, choice)
+    if plan_adapt(config, crops) is None:
+        return Shared(crops, None, None, (cropped,)), [cropped]
+    stages = [cropped]
+    if side_px not in shared.of_crops:
+        normals, normals_cropped = cut(None, None)
+        out = plan_adapt(config, normals)
+        assert out is not None
+        shared.of_crops[side_px] = run(adapt, out, config, prepared=normals, wait_for=[normals_cropped])
+        stages += [normals_cropped, shared.of_crops[side_px]]
+    adapted = shared.of_crops[side_px]
+    return Shared(crops, None, adapted.out, (cropped, adapted)), stages
 
 
 def paste_pairs(
@@ -290,7 +317,7 @@ def paste_pairs(
             choice=choice,
         )
         for baseline in BASELINES
-        if baseline in names or f"{baseline}+real" in names
+        if baseline in map(baseline_of, names)
     }
 
 

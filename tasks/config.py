@@ -230,6 +230,15 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _start_fits(self) -> "RunConfig":
+        option = _needs_noise(self)
+        if self.generate.start == "shot" and option is not None:
+            raise ValueError(
+                f"generate.start: shot goes without {option}; take that out, or set generate.start to noise"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_are_kept(self) -> "RunConfig":
         kept = self.finetune.keep_checkpoints
         for name, asked in (
@@ -264,6 +273,23 @@ class RunConfig(BaseModel):
                 f"give; set split.shots to {doses.shots[-1]} or more"
             )
         return self
+
+
+def start_of(config: RunConfig) -> Literal["noise", "shot"]:
+    """What pairs start from, where the config leaves it to the base."""
+    if config.generate.start != "auto":
+        return config.generate.start
+    noise = config.finetune.base != "mini" or _needs_noise(config) is not None
+    return "noise" if noise else "shot"
+
+
+def _needs_noise(config: RunConfig) -> str | None:
+    """The option that is there for pairs that start from noise alone."""
+    if config.finetune.adapter.background != "off":
+        return "finetune.adapter.background"
+    if config.generate.where.on:
+        return "generate.where"
+    return "search.rounds" if config.search.rounds else None
 
 
 def load_config(source: str | Path, overrides: Iterable[str] = (), **given: Any) -> RunConfig:

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ from prefect import task
 from dual_anodiff.config import CurateRule
 from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.artifacts import Artifact, Staged, plan
-from tasks.config import RunConfig
+from tasks.config import RunConfig, start_of
 from tasks.errors import DataError
-from tasks.generate import PATHS
+from tasks.pairs import PATHS, as_seen
 from tasks.prepare import read_samples
 from tasks.quality import side_px
 from tasks.runtime import STAGE, StageResult, run_stage
@@ -35,6 +35,7 @@ MAX_NORMALS = 60  # as many as the detector remembers
 NOT_IN_KEY = {"max_draws", "use_review"}
 # What needs the anomaly part.
 NEEDS_PART: tuple[CurateRule, ...] = ("whole_object", "off_object", "unrelated")
+COPIES: tuple[CurateRule, ...] = ("copy_of_shot", "copy_of_pair")
 
 
 def plan_curate(
@@ -66,7 +67,7 @@ def plan_curate(
         size_px=side_px(config),
         mask_threshold=config.generate.mask.threshold,
         **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),
-        **config.curate.model_dump(exclude=NOT_IN_KEY),
+        **config.curate.model_dump(exclude=NOT_IN_KEY) | {"rules": rules_for(config)},
         **choice_key(choice),
     )
 
@@ -120,7 +121,7 @@ def build_curate(
     from dual_anodiff.curation import curate as judge
     from dual_anodiff.images import Shot
     from dual_anodiff.normals import evenly_spaced
-    from dual_anodiff.pairs import PairSet, flip_names, load_images, load_shots
+    from dual_anodiff.pairs import flip_names, load_images, load_shots
 
     if pairs.empty:
         raise DataError("curate: there are no pairs to judge; draw some first")
@@ -130,7 +131,7 @@ def build_curate(
     for label in (defect, "good"):
         if not (known["label"] == label).any():
             raise DataError(f"curate {defect!r}: the split has no picture of {label!r} to train on")
-    size_px, rules = side_px(config), config.curate.rules
+    size_px, rules = side_px(config), rules_for(config)
     shots = {
         str(label): load_shots(
             [
@@ -142,28 +143,26 @@ def build_curate(
         for label, rows in known[known["label_index"] == 1].groupby("label", sort=True)
     }
     good = sorted(Path(path) for path in known.loc[known["label"] == "good", "image_path"])
-    images, masks = (
-        load_images([Path(path) for path in pairs["image_path"]], size_px),
-        load_masks(pairs["mask_path"], size_px),
-    )
-    parts = load_images([Path(path) for path in pairs["anomaly_path"]], size_px)
-    drawn = PairSet(images, masks, parts)
+    drawn = as_seen(pairs, size_px)
     at = known_objects(objects, drawn, shots[defect]) if set(rules) & set(NEEDS_PART) else (None, None)
     found = judge(
         drawn,
         shots,
         defect,
         load_images(evenly_spaced(good, MAX_NORMALS), size_px),
-        config.curate,
+        config.curate.model_copy(update={"rules": rules}),
         mask_threshold=mask_threshold,
         flips=flip_names(config.finetune.horizontal_flip, config.finetune.vertical_flip),
         objects=at[0],
         shot_objects=at[1],
+        mask_agreement=pairs["mask_agreement"].tolist() if "mask_agreement" in pairs else None,
     )
     numbers = pairs["index"].tolist()
     scores = found.pairs.drop(columns=["pair", "mask_share"])
     scores["earlier_pair"] = [-1 if i < 0 else numbers[i] for i in scores["earlier_pair"]]
-    table = pd.concat([pairs.reset_index(drop=True), scores], axis=1)
+    table = pd.concat(
+        [pairs.reset_index(drop=True).drop(columns="mask_agreement", errors="ignore"), scores], axis=1
+    )
     home = (home or out).resolve()
     relative = {column: [os.path.relpath(path, home) for path in table[column]] for column in PATHS}
     table.drop(columns="label").assign(**relative).to_parquet(out / PAIRS, index=False)
@@ -196,19 +195,11 @@ def drawn_pairs(drawn: Sequence[Artifact]) -> pd.DataFrame:
     return joined if joined["index"].is_unique else joined.assign(index=range(len(joined)))
 
 
-def load_masks(paths: Iterable[str], size_px: int) -> "Tensor":
-    """Masks scaled like shots': a small defect of a large picture keeps its heaviest pixel. Shape: (n, s, s) bool."""
-    import torch
-    import torch.nn.functional as F
-
-    from dual_anodiff.images import load_image
-
-    found = []
-    for path in paths:
-        mask = load_image(Path(path))[None, :1].gt(0).float()
-        share = F.interpolate(mask, (size_px, size_px), mode="area")[0, 0]
-        found.append((share >= min(0.5, float(share.max()))) & (share > 0))
-    return torch.stack(found)
+def rules_for(config: RunConfig) -> tuple[CurateRule, ...]:
+    """The rules asked for, without those against copies where pairs are made from the shots' own defects."""
+    if start_of(config) == "noise":
+        return config.curate.rules
+    return tuple(rule for rule in config.curate.rules if rule not in COPIES)
 
 
 def known_objects(

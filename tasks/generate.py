@@ -1,8 +1,9 @@
 """Stage generate: image–mask pairs of one defect type, drawn with its adapter."""
 
 import logging
-import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,20 @@ from tasks.artifacts import Artifact, Staged, file_digest, plan
 from tasks.config import RunConfig
 from tasks.device import resolve_device
 from tasks.errors import ConfigError, DataError
-from tasks.objects import ObjectMasks, build_objects, normal_backgrounds, read_object_masks
+from tasks.native import read_side_px
+from tasks.objects import (
+    ObjectMask,
+    ObjectMasks,
+    build_objects,
+    normal_backgrounds,
+    object_masks_in,
+    read_object_masks,
+)
 from tasks.pictures import load_mask, picture_files
 from tasks.prepare import read_samples
 from tasks.retries import halved
 from tasks.runtime import STAGE, StageResult, run_stage
+from tasks.split import ShotChoice, choice_key, chosen_shots
 
 if TYPE_CHECKING:
     from dual_anodiff.images import Background
@@ -29,11 +39,25 @@ if TYPE_CHECKING:
 VERSION = 3
 # A pair depends on its own seed alone, not on the batch that it is drawn in.
 # Where the defects are to be counts where it is wished, a file of it by what is in it.
-NOT_IN_KEY = {"batch_size", "where"}
+NOT_IN_KEY = {"batch_size", "where", "start", "strength"}
 WHERE_VERSION = 7  # of what a wish makes: pairs without one stay as they are
-PATHS = ("image_path", "anomaly_path", "mask_path")
+START_VERSION = 1  # of pairs that start from shots: those from noise stay as they are
+START_SEED = 1_000_000_007  # beside the run's, so that no pair starts from a pair of the copy-paste baseline
 
 log = logging.getLogger("anodiff")
+
+
+@dataclass(frozen=True)
+class ShotStarts:
+    """What pairs start from with generate.start: shot.
+
+    `crops`: that the adapter was trained on, None for whole pictures; `choice`: of the shots of `prepared`.
+    """
+
+    prepared: Artifact
+    objects: Artifact | None
+    crops: Artifact | None
+    choice: ShotChoice | None
 
 
 def plan_generate(
@@ -43,10 +67,12 @@ def plan_generate(
     first: int = 0,
     num_pairs: int | None = None,
     objects: Artifact | None = None,
+    starts: ShotStarts | None = None,
 ) -> Artifact:
     """Name the pairs number `first` and after; None: as many as the config says.
 
-    `objects`: masks of the objects in the normals, for an adapter with a background, else None.
+    `objects`: masks of the objects in the normals, for an adapter with a background, else None. `starts`: None for
+    pairs that start from noise.
     """
     count = config.generate.num_pairs if num_pairs is None else num_pairs
     return plan(
@@ -60,6 +86,7 @@ def plan_generate(
         **({"first": first} if first else {}),
         **({} if objects is None else {"objects": objects}),
         **_where_key(config.generate.where),
+        **({} if starts is None else _starts_key(config, starts)),
         **(config.generate.model_dump(exclude=NOT_IN_KEY) | {"num_pairs": count}),
     )
 
@@ -78,6 +105,15 @@ def _where_key(where: WhereConfig) -> dict[str, Any]:
     return {"where": {"region": region, "size": where.size, "version": WHERE_VERSION}}
 
 
+def _starts_key(config: RunConfig, starts: ShotStarts) -> dict[str, Any]:
+    return {
+        "start": {"version": START_VERSION, "strength": config.generate.strength},
+        "samples": starts.prepared,
+        "parts": starts.objects,
+        **choice_key(starts.choice),
+    }
+
+
 @task(name="generate", **STAGE)
 def generate(
     out: Artifact,
@@ -85,13 +121,30 @@ def generate(
     config: RunConfig,
     prepared: Artifact | None = None,
     objects: Artifact | None = None,
+    starts: ShotStarts | None = None,
 ) -> StageResult:
     """Draw the pairs that `out` names; a killed run keeps those it has finished.
 
-    With `objects` each pair gets a background: a normal of the training side of `prepared`.
+    With `objects` each pair gets a background: a normal of the training side of `prepared`. With `starts` each is a
+    shot's defect drawn anew in a normal.
     """
 
     def make(staged: Staged, device: str) -> None:
+        if starts is not None:
+            samples = chosen_shots(read_samples(starts.prepared, config.data), starts.choice)
+            build_redraw(
+                samples,
+                str(adapter.inputs["defect"]),
+                adapter.path,
+                _asked(config, out),
+                staged.out,
+                side_px=None if starts.crops is None else read_side_px(starts.crops.path),
+                part_of=object_masks_in(starts.objects),
+                device=device,
+                seed=config.seed,
+                first=out.inputs.get("first", 0),
+            )
+            return
         backgrounds: list[Background] = []
         if prepared is not None and objects is not None:
             backgrounds = normal_backgrounds(read_samples(prepared, config.data), read_object_masks(objects))
@@ -99,13 +152,9 @@ def generate(
             shots = read_samples(prepared, config.data).query("split == 'train' and label_index == 1")
             shots = shots[shots["label"] == adapter.inputs["defect"]]
             warn_of_thin_defects(out.label, shots, config.generate.where, config.finetune.size_px)
-        batch_size, _ = halved(config.generate.batch_size)
-        asked = config.generate.model_copy(
-            update={"num_pairs": out.inputs["num_pairs"], "batch_size": batch_size}
-        )
         build_generate(
             adapter.path,
-            asked,
+            _asked(config, out),
             staged.out,
             device=device,
             seed=config.seed,
@@ -114,6 +163,53 @@ def generate(
         )
 
     return run_stage(out, config, make, heavy=True, resumable=True)
+
+
+def _asked(config: RunConfig, out: Artifact) -> GenerateConfig:
+    """As many pairs as this artifact names, in batches that fit the device's memory."""
+    batch_size, _ = halved(config.generate.batch_size)
+    return config.generate.model_copy(update={"num_pairs": out.inputs["num_pairs"], "batch_size": batch_size})
+
+
+def build_redraw(
+    samples: pd.DataFrame,
+    defect: str,
+    adapter: Path,
+    config: GenerateConfig,
+    out: Path,
+    *,
+    side_px: int | None = None,
+    part_of: ObjectMask | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    first: int = 0,
+) -> pd.DataFrame:
+    """Paste shots of one defect type into normals, draw them anew with an adapter's folder, into `out`; its table.
+
+    `samples`: of which split "train" alone is read. `side_px`: of the crops that the adapter was trained on, None for
+    whole pictures. Further columns: shot and normal, by their last four path parts. Raises: DataError if there is no shot
+    or no normal; AdapterError, InputError.
+    """
+    from downstream.errors import TrainingSetError
+    from downstream.synthesis import copy_paste_pairs
+    from dual_anodiff.generation import pair_seed, redraw_pairs
+
+    known = samples[(samples["label_index"] == 0) | (samples["label"] == defect)]
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        try:
+            pasted = copy_paste_pairs(
+                known, Path(scratch), config.num_pairs, seed=seed + START_SEED, first=first, part_of=part_of
+            )
+        except TrainingSetError as error:
+            raise DataError(f"generate {defect!r}: {error}") from error
+        files = {"/".join(Path(path).parts[-4:]): path for path in known["image_path"]}
+        pasted = pasted.assign(
+            normal_path=pasted["normal"].map(files), seed=[pair_seed(seed, int(i)) for i in pasted["index"]]
+        )
+        table = redraw_pairs(adapter, pasted, config, out, side_px=side_px, device=resolve_device(device))
+    table = table.merge(pasted[["index", "normal", "shot"]], on="index")
+    table.to_parquet(out / "pairs.parquet", index=False)
+    return table
 
 
 def build_generate(
@@ -193,28 +289,3 @@ def find_backgrounds(
             "(--set objects.masks=FOLDER), or say what they show (--set objects.kind=aligned, or placed)"
         )
     return normal_backgrounds(samples, masks)
-
-
-def read_pairs(generated: Mapping[str, Artifact]) -> pd.DataFrame:
-    """The pairs of several defect types as one table, drawn, blended or curated ones.
-
-    Columns: label (defect type), image_path, anomaly_path, mask_path (absolute), index, seed, mask_share,
-    adapter_key (the adapter's name in any store), reasons (why refused, "" for a pair that passed or was not judged), and
-    whatever else their stages wrote.
-    """
-    tables = []
-    for defect, artifact in sorted(generated.items()):
-        table = pd.read_parquet(artifact.path / "pairs.parquet").assign(label=defect)
-        if "adapter_key" not in table:
-            table["adapter_key"] = artifact.inputs["adapter"]
-        if "reasons" not in table:
-            table["reasons"] = ""
-        for column in PATHS:
-            # A curated pair lies in the artifact that drew it: "../../../generate/...".
-            table[column] = [os.path.normpath(artifact.path.resolve() / path) for path in table[column]]
-        tables.append(table)
-    columns = ["label", *PATHS, "index", "seed", "mask_share", "adapter_key", "reasons"]
-    if not tables:
-        return pd.DataFrame(columns=columns)
-    joined = pd.concat(tables, ignore_index=True)
-    return joined[[*columns, *(name for name in joined if name not in columns)]]

@@ -14,10 +14,10 @@ from dual_anodiff.image_encoder import SHA256, imagenet_encoder
 from tasks.artifacts import Artifact, file_digest, folder_digest
 from tasks.config import VAL_SHARE, ModelName, RunConfig, pairs_to_train_on
 from tasks.errors import ConfigError, DataError
-from tasks.generate import read_pairs
+from tasks.pairs import read_pairs
 from tasks.prepare import read_samples
 from tasks.split import Fold, ShotChoice, chosen_shots, held_out_shots
-from tasks.synthesize import read_baseline
+from tasks.synthesize import baseline_of, read_baseline
 
 log = logging.getLogger("anodiff")
 
@@ -86,15 +86,19 @@ def rows_of(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> tup
             "generate.mask.threshold, or leave the reason out of curate.rules"
         )
     baselines: dict[str, pd.DataFrame] = {
-        each: read_baseline(made)
-        for each, made in pictures.baselines.items()
-        if each == name.removesuffix("+real")
+        each: read_baseline(made) for each, made in pictures.baselines.items() if each == baseline_of(name)
     }
     # The run's seed chooses the held-back pairs: one choice for all training sets and seeds.
     rows = training_set(name, samples, usable, baselines=baselines, val_share=VAL_SHARE, seed=config.seed)
     if pictures.max_pairs is not None:
         rows = first_pairs(rows, pictures.max_pairs)
     return rows, samples[samples["split"] == "test"]
+
+
+def baseline_in(pictures: Pictures, name: str) -> Artifact | None:
+    """The baseline's pairs that a training set has, for its key."""
+    baseline = baseline_of(name)
+    return None if baseline is None else pictures.baselines.get(baseline)
 
 
 def holds_out(config: RunConfig, pictures: Pictures) -> bool:

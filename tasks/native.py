@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,27 +27,27 @@ from dual_anodiff.native import (
     shot_window,
 )
 from tasks.artifacts import Artifact, Staged, plan
-from tasks.config import RunConfig
+from tasks.config import RunConfig, start_of
 from tasks.errors import DataError
-from tasks.generate import read_pairs
-from tasks.objects import read_object_masks
+from tasks.objects import ObjectMask, object_masks_in
+from tasks.pairs import read_pairs
 from tasks.pictures import load_image, load_mask, sha256_of
 from tasks.prepare import SPLIT, read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.samples import COLUMNS
-from tasks.small_defects import small_defects, works_on_crops
+from tasks.small_defects import read_extents, small_defects, works_on_crops
 from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots, write_split
 
-VERSION_CROP, VERSION_BLEND = 1, 2
+VERSION_CROP, VERSION_BLEND = 2, 2
+# With generate.start: shot a defect type goes through crops where they are at most so large a share of the picture, the
+# picture so many times larger than the model's, and so many of the shots are whole in them.
+LARGEST_CROP, LARGE_PICTURE, FITTING = 0.8, 1.5, 0.75
 PAIRS = "pairs.parquet"
 CROPS = "crops.json"  # side_px, places, left_out
-# What the crops are made by; the rest of NativeConfig is blend's.
-CROPS_BY = {"crop_px", "defect_cells", "max_enlargement", "crops_per_shot", "normal_crops"}
+# What the crops are made by, beside their side; the rest of NativeConfig is blend's.
+CROPS_BY = {"crops_per_shot", "normal_crops"}
 
 log = logging.getLogger("anodiff")
-
-# Path of a normal picture or a shot → its part's mask (h, w), None where there is none.
-ObjectMask = Callable[[Path], NDArray[np.bool_] | None]
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,36 @@ class _Shot:
         return [box for box in self.defects if _extent_px(box) <= side_px]
 
 
-def works_natively(config: RunConfig, prepared: Artifact, defect: str) -> bool:
-    """Whether a defect type goes through crops, by its shots."""
-    return works_on_crops(read_samples(prepared, config.data), defect, config.native, config.finetune.size_px)
+def side_of_crops(config: RunConfig, prepared: Artifact, defect: str) -> int | None:
+    """Side of the crops that a defect type goes through, px of the pictures; None where it is seen in whole pictures.
+
+    By all shots of the training side, whichever a fold or a dose leaves, so that their crops' normals are the same.
+    Raises: DataError if there is no shot.
+    """
+    samples = read_samples(prepared, config.data)
+    size_px, native = config.finetune.size_px, config.native
+    if native.enabled is False:
+        return None
+    shots = samples[(samples["split"] == "train") & (samples["label"] == defect)]
+    found = [read_extents(Path(path), size_px) for path in sorted(shots["mask_path"])]
+    extents = [extent for extents, _ in found for extent in extents]
+    if not extents:
+        raise DataError(f"defect type {defect!r}: the split gives it no shot to cut crops from")
+    shortest_px = int(np.median([shortest for _, shortest in found]))
+    side_px = crop_side_px(extents, shortest_px, size_px, native)
+    if native.enabled == "auto" and not works_on_crops(samples, defect, native, size_px):
+        # A pair drawn into a normal loses nothing by a crop that shows its defect, and a whole picture costs detail.
+        whole = [all(extent <= side_px for extent in extents) for extents, _ in found]
+        small = side_px <= LARGEST_CROP * shortest_px and shortest_px >= LARGE_PICTURE * size_px
+        if start_of(config) == "noise" or not small or np.mean(whole) < FITTING:
+            return None
+    return side_px
 
 
 def warn_of_small_defects(config: RunConfig, prepared: Artifact, defects: Sequence[str]) -> None:
     """A line for each defect type whose shots the generator would hardly see; not for those that go through crops."""
     samples = read_samples(prepared, config.data)
-    whole = [defect for defect in defects if not works_natively(config, prepared, defect)]
+    whole = [defect for defect in defects if side_of_crops(config, prepared, defect) is None]
     shots = samples[(samples["split"] == "train") & samples["label"].isin(whole)]
     for fault in small_defects(shots, config.finetune.size_px):
         log.warning("%s/%s: %s; %s", prepared.category, fault.path.name, fault.what, fault.fix)
@@ -80,23 +101,28 @@ def warn_of_small_defects(config: RunConfig, prepared: Artifact, defects: Sequen
 def plan_crop(
     config: RunConfig,
     prepared: Artifact,
-    defect: str,
+    defect: str | None,
+    side_px: int,
     choice: ShotChoice | None = None,
     objects: Artifact | None = None,
 ) -> Artifact:
-    """Name the crops of one defect type; `objects` holds the parts' masks, where there are any."""
+    """Name the crops of one defect type and of the normals; None: of normals alone.
+
+    `objects` holds the parts' masks, where there are any.
+    """
+    named = f"{defect}{choice_label(choice)}" if defect else f"normals at {side_px} px"
     return plan(
         config.store,
         "crop",
         VERSION_CROP,
         prepared.category,
-        label=f"{prepared.category}/{defect}{choice_label(choice)}",
-        defect=defect,
+        label=f"{prepared.category}/{named}",
         samples=prepared,
         objects=objects,
+        side_px=side_px,
         size_px=config.finetune.size_px,
         seed=config.seed,
-        **choice_key(choice),
+        **({"defect": defect, **choice_key(choice)} if defect else {}),
         **config.native.model_dump(include=CROPS_BY),
     )
 
@@ -105,7 +131,8 @@ def plan_crop(
 def crop(
     out: Artifact,
     prepared: Artifact,
-    defect: str,
+    defect: str | None,
+    side_px: int,
     config: RunConfig,
     choice: ShotChoice | None = None,
     objects: Artifact | None = None,
@@ -119,6 +146,7 @@ def crop(
             defect,
             config.native,
             staged.out,
+            side_px=side_px,
             size_px=config.finetune.size_px,
             seed=config.seed,
             object_mask=object_masks_in(objects),
@@ -129,29 +157,29 @@ def crop(
 
 def build_crop(
     samples: pd.DataFrame,
-    defect: str,
+    defect: str | None,
     config: NativeConfig,
     out: Path,
     *,
+    side_px: int,
     size_px: int,
     seed: int = 0,
     object_mask: ObjectMask | None = None,
 ) -> pd.DataFrame:
     """Write the crops in MVTec AD layout, split.csv, and crops.json: side_px, places, left_out.
 
-    Only rows of split "train" are read. A crop keeps its picture's category, label, split and group. Returns the table
-    of the crops, paths absolute. Raises: DataError if the defect type has no shot, or none that fits its crops.
+    `side_px`: of the crops, px of the pictures; `defect` None: of the normals alone. Only rows of split "train" are read.
+    A crop keeps its picture's category, label, split and group. Returns the table of the crops, paths absolute.
+    Raises: DataError if the defect type has no shot, or none that fits its crops.
     """
     train = samples[samples["split"] == "train"].sort_values("image_path", ignore_index=True)
     shots = [_read_shot(row, size_px) for row in _records(train[train["label"] == defect])]
     normals = _records(train[train["label_index"] == 0])
     extents = [_extent_px(box) for shot in shots for box in shot.defects]
-    if not extents:
-        raise DataError(f"defect type {defect!r}: the split gives it no shot to cut crops from")
-    shortest_px = int(np.median([min(shot.mask.shape) for shot in shots]))
-    side_px = crop_side_px(extents, shortest_px, size_px, config)
     left_out = [_name(shot.row["image_path"]) for shot in shots if not shot.fitting(side_px)]
-    if len(left_out) == len(shots):
+    if defect is not None and not extents:
+        raise DataError(f"defect type {defect!r}: the split gives it no shot to cut crops from")
+    if shots and len(left_out) == len(shots):
         raise DataError(
             f"native.crop_px: no shot of {defect!r} fits into crops of {side_px} px, the smallest defect spans "
             f"{min(extents)} px; set it higher"
@@ -275,19 +303,9 @@ def build_blend(
     return table
 
 
-def object_masks_in(objects: Artifact | None) -> ObjectMask | None:
-    """The parts' masks at their pictures' size; None for a texture, which is part all over."""
-    masks = None if objects is None else read_object_masks(objects)
-    if masks is None or not masks.has_background:
-        return None
-
-    def read(picture: Path) -> NDArray[np.bool_] | None:
-        with Image.open(picture) as opened:
-            size = opened.size
-        worked_on = Image.fromarray(load_mask(masks.of(picture)))
-        return np.asarray(worked_on.resize(size, Image.Resampling.NEAREST)) > 127
-
-    return read
+def read_side_px(crops: Path) -> int:
+    """Side of the crops in a finished folder, px of the pictures."""
+    return int(json.loads((crops / CROPS).read_text())["side_px"])
 
 
 def _in_turns(num_pictures: int, count: int) -> Iterator[tuple[int, int]]:

@@ -1,12 +1,14 @@
 """Stage objects: which pixels of one category's training pictures are object, and which mirrorings they bear."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 from prefect import task
 
@@ -16,7 +18,7 @@ from dual_anodiff.object_card import read_card
 from tasks.artifacts import Artifact, Staged, folder_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
-from tasks.pictures import load_image
+from tasks.pictures import load_image, load_mask
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.sheets import GAP_PX, PAPER, fit, overlay
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from dual_anodiff.images import Background
 
 log = logging.getLogger("anodiff")
+
+# Path of a normal picture or a shot → its part's mask (h, w), None where there is none.
+ObjectMask = Callable[[Path], NDArray[np.bool_] | None]
 
 VERSION = 3
 MASKS, SHEET = "masks", "objects.png"
@@ -191,3 +196,18 @@ def _check_given(folder: Path, pictures: list[Path]) -> None:
 def _spread(pictures: list[Path], most: int) -> list[Path]:
     places = np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round().astype(int)
     return [pictures[i] for i in places]
+
+
+def object_masks_in(objects: Artifact | None) -> ObjectMask | None:
+    """The parts' masks at their pictures' size; None for a texture, which is part all over."""
+    masks = None if objects is None else read_object_masks(objects)
+    if masks is None or not masks.has_background:
+        return None
+
+    def read(picture: Path) -> NDArray[np.bool_] | None:
+        with Image.open(picture) as opened:
+            size = opened.size
+        worked_on = Image.fromarray(load_mask(masks.of(picture)))
+        return np.asarray(worked_on.resize(size, Image.Resampling.NEAREST)) > 127
+
+    return read

@@ -14,13 +14,13 @@ from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.artifacts import Artifact, Staged, fault, plan, publish, read_manifest, verified
 from tasks.config import RunConfig
 from tasks.errors import ArtifactError
-from tasks.generate import read_pairs
 from tasks.html import render
 from tasks.models import Trained, of_defects
 from tasks.page_pictures import Picture, within
 from tasks.page_tables import confusion, figures_of, forest, line_rows, pair_rows, quality_rows, verdict_rows
 from tasks.page_verdict import best_set
 from tasks.page_words import GENERATED, HEADLINE, METRICS, MODELS, TRAINING_SETS
+from tasks.pairs import read_pairs
 from tasks.prepare import read_samples
 from tasks.report import ADVICE, DOSE, LIFT, QUALITY, SHEETS, STEPS
 from tasks.report import METRICS as METRICS_FILE

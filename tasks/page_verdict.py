@@ -22,6 +22,7 @@ from tasks.page_words import (
 FEW_PASS = 0.5
 HOW = {
     "generated+real": "added to the real shots",
+    "generated+copy-paste+real": "added to the real shots and pasted defects",
     "generated": "in place of the real shots",
 }
 
@@ -110,7 +111,7 @@ def headline(found: Sequence[Finding]) -> tuple[Tone, str]:
             "warn",
             "Not known: no model was trained both with generated pairs and on the real shots alone.",
         )
-    meant = by_set[GENERATED[0]] or by_set[GENERATED[1]]
+    meant = next(of_set for of_set in by_set.values() if of_set)
     helps, hurts = (any(each.categories(verdict) for each in meant) for verdict in ("helps", "hurts"))
     others = {verdict for verdict in TONES for each in used if each.categories(verdict)}
     tone: Tone

@@ -63,8 +63,9 @@ TRAINING_SETS = {
     "perlin+real": "Perlin shapes besides the shots",
     "generated": "generated pairs in place of the shots",
     "generated+real": "generated pairs besides the shots",
+    "generated+copy-paste+real": "generated pairs and pasted defects besides the shots",
 }
-GENERATED = ("generated+real", "generated")
+GENERATED = ("generated+real", "generated+copy-paste+real", "generated")
 RATES = (
     "escape_rate",
     "overkill_rate",

@@ -12,7 +12,7 @@ from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.artifacts import Artifact, Staged, file_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import ConfigError, DataError
-from tasks.generate import read_pairs
+from tasks.pairs import as_seen, read_pairs
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.sheets import SheetRow, draw_sheet
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dual_anodiff.pairs import PairSet
 
-VERSION = 3
+VERSION = 4
 FIGURES, NEIGHBOURS, SHEET = "quality.parquet", "neighbours.parquet", "neighbours.png"
 # Neither the ImageNet encoder (128 px) nor LPIPS (256 px) sees more, and thousands of pairs are held at once.
 MAX_SIDE_PX = 256
@@ -87,7 +87,6 @@ def build_quality(samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig,
     """
     import torch
 
-    from dual_anodiff.pairs import load_pairs
     from dual_anodiff.quality import quality as measure
 
     if pairs.empty:
@@ -95,10 +94,7 @@ def build_quality(samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig,
     defect = str(pairs["label"].iloc[0])
     size_px = side_px(config)
     few, normals, flips = known_side(samples, defect, config, size_px)
-    images, masks, parts = (
-        [Path(path) for path in pairs[column]] for column in ("image_path", "mask_path", "anomaly_path")
-    )
-    drawn = load_pairs(images, masks, parts, size_px)
+    drawn = as_seen(pairs, size_px)
     measured = measure(drawn, few, normals, config.quality, flips=flips)
     figures = [measured.figures.assign(pairs="drawn")]
     passed = torch.tensor((pairs["reasons"] == "").tolist())

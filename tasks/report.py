@@ -17,9 +17,9 @@ from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import ReportConfig, RunConfig
 from tasks.doses import dose_curves, short_of_pairs
 from tasks.errors import StoreUnreachableError
-from tasks.generate import read_pairs
 from tasks.models import ORACLE, Dosed, Trained, of_defects, reasons_text
 from tasks.page_run import pages_made, write_page
+from tasks.pairs import read_pairs
 from tasks.prepare import read_samples
 from tasks.quality import read_quality
 from tasks.runs import Run

@@ -21,7 +21,7 @@ from tasks.config import RunConfig
 from tasks.curate import PAIRS, THRESHOLDS
 from tasks.decisions import Decision, drawn_by, mask_path, picture_hashes, read_decisions
 from tasks.errors import ArtifactError
-from tasks.generate import PATHS
+from tasks.pairs import PATHS
 from tasks.pictures import load_mask
 from tasks.runtime import STAGE, StageResult, run_stage
 

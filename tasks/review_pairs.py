@@ -16,7 +16,7 @@ from tasks.artifacts import Artifact, verified
 from tasks.curate import THRESHOLDS
 from tasks.decisions import drawn_by, picture_hashes
 from tasks.errors import AnodiffError, DataError
-from tasks.generate import read_pairs
+from tasks.pairs import read_pairs
 from tasks.pictures import load_image, load_mask
 from tasks.prepare import read_samples
 from tasks.runs import Run, artifacts_of, categories_run

@@ -69,6 +69,17 @@ def _measure(rows: pd.DataFrame, size_px: int) -> DefectScale | None:
     )
 
 
+def read_extents(path: Path, size_px: int) -> tuple[list[int], int]:
+    """The longer side of each defect of a mask, and the picture's shorter side, px of the picture."""
+    return _read_extents(path, size_px, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=20_000)
+def _read_extents(path: Path, size_px: int, mtime_ns: int) -> tuple[list[int], int]:
+    mask = load_mask(path) > 127
+    return [max(box.height, box.width) for box in find_defects(mask, size_px)], min(mask.shape)
+
+
 # A category's masks are looked at by several of its stages, also where these are all finished.
 @lru_cache(maxsize=20_000)
 def _read_sizes(path: Path, size_px: int, mtime_ns: int) -> tuple[list[tuple[float, float]], int]:

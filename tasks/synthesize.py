@@ -6,9 +6,10 @@ from typing import Literal
 import pandas as pd
 from prefect import task
 
+from downstream.training_sets import sources_of
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
-from tasks.native import object_masks_in
+from tasks.objects import object_masks_in
 from tasks.prepare import read_samples
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots
@@ -16,6 +17,11 @@ from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots
 VERSION = 2
 BaselineName = Literal["copy-paste", "perlin"]
 BASELINES: tuple[BaselineName, ...] = ("copy-paste", "perlin")
+
+
+def baseline_of(name: str) -> BaselineName | None:
+    """The baseline whose pairs are in a training set."""
+    return next((each for each in BASELINES if each in sources_of(name)), None)
 
 
 def plan_synthesize(

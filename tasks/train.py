@@ -15,7 +15,7 @@ from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 from downstream.training_sets import TrainingSet, TrainingSetName
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import ModelName, RunConfig
-from tasks.models import ORACLE, Pictures, encoder_of, model_settings, rows_of
+from tasks.models import ORACLE, Pictures, baseline_in, encoder_of, model_settings, rows_of
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import choice_key, choice_label
 from tasks.symmetries import with_symmetries
@@ -64,7 +64,7 @@ def plan_model(
         samples=pictures.prepared,
         pairs=pictures.generated,
         num_pairs=config.generate.num_pairs,
-        baseline=pictures.baselines.get(name.removesuffix("+real")),
+        baseline=baseline_in(pictures, name),
         **only_if,
         **model_settings(config, model, pictures.objects),
     )

@@ -20,7 +20,7 @@ from downstream.training_curve import Curve, best_steps, steps_to_try
 from downstream.training_sets import TrainingSet, TrainingSetName
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import ModelName, RunConfig
-from tasks.models import Pictures, encoder_of, model_settings, rows_of_fold
+from tasks.models import Pictures, baseline_in, encoder_of, model_settings, rows_of_fold
 from tasks.runtime import STAGE, StageResult, run_stage
 from tasks.split import choice_key
 from tasks.symmetries import with_symmetries
@@ -57,7 +57,7 @@ def plan_training_steps(
         {
             **choice_key(fold.choice),
             "pairs": fold.generated if "generated" in name else None,
-            "baseline": fold.baselines.get(name.removesuffix("+real")),
+            "baseline": baseline_in(fold, name),
         }
         for fold in folds
     ]

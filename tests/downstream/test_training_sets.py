@@ -40,6 +40,7 @@ def test_each_set_holds_its_sources(squares: Squares, baselines: dict[str, pd.Da
         "perlin+real": {"normal": 16, "perlin": 16, "real": 3},
         "generated": {"normal": 16, "generated": 16},
         "generated+real": {"normal": 16, "generated": 16, "real": 3},
+        "generated+copy-paste+real": {"normal": 16, "generated": 16, "copy-paste": 16, "real": 3},
     }
 
 

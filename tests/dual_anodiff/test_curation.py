@@ -109,7 +109,7 @@ def test_good_pairs_pass_and_each_fault_is_refused_by_its_rule(
         start += len(planted)
         assert sum(fault in each.split("; ") for each in of_fault) >= 0.75 * len(planted), (fault, of_fault)
     assert said[8:12] == ["mask empty"] * 4  # nothing else is held against them
-    assert set(found.thresholds["rule"]) == set(REASONS)
+    assert set(found.thresholds["rule"]) == set(REASONS) - {"masks_disagree"}  # it was said of none
     refused = found.thresholds.set_index("rule")["refused"]
     assert refused["empty"] == 4
     assert refused["copy_of_pair"] >= 4

@@ -85,10 +85,12 @@ def test_thickness_is_that_of_the_stroke(height: int, width: int, expected: floa
 
 def test_the_middle_defect_spans_the_cells_asked_for_and_the_largest_fits() -> None:
     config = NativeConfig(defect_cells=4, max_enlargement=2)
-    assert crop_side_px([40, 50, 60], 1000, 128, config) == 200  # 50 px on 4 of 16 cells
+    assert (
+        crop_side_px([40, 50, 60], 1000, 128, config) == 181
+    )  # 50 px on 4 of 16 cells: 200 px, in steps of √2
     assert crop_side_px([10, 12, 14], 1000, 128, config) == 64, "enlarged at most twice"
-    assert crop_side_px([40, 50, 225], 1000, 128, config) == 300, "room for the largest and its context"
-    assert crop_side_px([40, 50, 900], 1000, 128, config) == 400, "but not at any price"
+    assert crop_side_px([40, 50, 225], 1000, 128, config) == 256, "room for the largest and its context"
+    assert crop_side_px([40, 50, 900], 1000, 128, config) == 362, "but not at any price"
     assert crop_side_px([40, 50, 60], 150, 128, config) == 150
     assert crop_side_px([40, 50, 60], 150, 128, NativeConfig(crop_px=96)) == 96
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.config import RunConfig
-from tasks.generate import PATHS
+from tasks.pairs import PATHS
 from tasks.prepare import SPLIT
 from tasks.report import RunSummary
 from tests.flows.running import run

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,12 +21,12 @@ from tasks.curate import (
     build_curate,
     curate,
     drawn_pairs,
-    load_masks,
     more_to_draw,
     plan_curate,
+    rules_for,
 )
 from tasks.errors import DataError
-from tasks.generate import read_pairs
+from tasks.pairs import PATHS, as_seen, read_pairs
 from tasks.prepare import build_prepare, plan_prepare, read_samples
 
 # Without those that send every shot through the encoder many times.
@@ -42,7 +43,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     root = tmp_path_factory.mktemp("curate")
     write_demo_data(root / "data", categories=["tile"], num_train=14, num_test_good=2, num_defects=9)
     (root / "own.yaml").write_text(
-        "split: {shots: 3}\nfinetune: {size_px: 128}\ngenerate: {num_pairs: 4, mask: {threshold: 0.2}}\n"
+        "split: {shots: 3}\nfinetune: {size_px: 128}\ngenerate: {start: noise, num_pairs: 4, mask: {threshold: 0.2}}\n"
         f"curate: {{rules: [{', '.join(RULES)}]}}\nreport: {{sheet_size_px: 64}}\n"
     )
     return load_config(root / "own.yaml", data=root / "data", store=root / "store")
@@ -222,7 +223,29 @@ def test_no_pairs_no_shots_and_no_normals_are_errors(
 def test_a_speck_on_a_large_picture_is_no_empty_mask(tmp_path: Path) -> None:
     large = Image.new("L", (900, 600))
     large.putpixel((400, 300), 255)
+    rows = []
     for name, mask in (("speck", large), ("none", Image.new("L", (900, 600)))):
         mask.save(tmp_path / f"{name}.png")
-    found = load_masks([str(tmp_path / "speck.png"), str(tmp_path / "none.png")], 64)
-    assert found.flatten(1).sum(1).tolist() == [1, 0]
+        rows.append(dict.fromkeys(PATHS, str(tmp_path / f"{name}.png")))
+    assert as_seen(pd.DataFrame(rows), 64).mask.flatten(1).sum(1).tolist() == [1, 0]
+
+
+def test_a_pair_drawn_into_a_normal_is_judged_in_its_window(tmp_path: Path) -> None:
+    """Mirrored where the window reaches beyond the picture, as the model saw it."""
+    pixels = np.arange(60 * 90, dtype=np.uint32).reshape(60, 90) % 251
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.png")
+    window = {"top": -2, "left": 70, "height": 32, "width": 32}
+    (image,) = as_seen(pd.DataFrame([dict.fromkeys(PATHS, str(tmp_path / "a.png")) | window]), 32).image
+    assert (image[0, 2:, :20].numpy() == pixels[:30, 70:]).all()
+    assert (image[0, 1].numpy() == image[0, 2].numpy()).all()
+    assert (image[0, :, 19].numpy() == image[0, :, 20].numpy()).all()
+
+
+def test_rules_against_copies_are_out_where_pairs_are_made_from_the_shots_defects(config: RunConfig) -> None:
+    def rules(start: str) -> set[str]:
+        generate = config.generate.model_copy(update={"start": start})
+        everything = CurateConfig()
+        return set(rules_for(config.model_copy(update={"generate": generate, "curate": everything})))
+
+    assert rules("noise") - rules("shot") == {"copy_of_shot", "copy_of_pair"}
+    assert "masks_disagree" in rules("shot")

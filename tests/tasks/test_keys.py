@@ -70,6 +70,8 @@ READ_BY = {
     "generate": "search generate",
     "generate.num_pairs": "generate synthesize localize classify detect",
     "generate.batch_size": NOTHING,
+    "generate.start": NOTHING,  # the interaction's background leaves noise alone
+    "generate.strength": NOTHING,
     "generate.where": "generate",
     "generate.mask.threshold": "search generate curate",
     "search": "search",
@@ -125,6 +127,7 @@ def config(folder: Path) -> RunConfig:
         "compare.training_sets=[real, copy-paste, generated+real]",
         "compare.doses.shots=[]",
         "split.shots=2",
+        "native.max_enlargement=8",
         "detect.model=supersimplenet",
     ]
     return load_config("demo", changes, data=folder / "data", categories=("bolt",), defects=("dent", "stain"),
@@ -233,6 +236,9 @@ def test_a_changed_field_is_read_by_the_stages_of_the_table_and_what_follows_run
         "generate.adapter_step": {"generate.adapter_step": 5},
         "search.adapter_step": {"search.adapter_step": (5,)},
         "generate.where.region": {"generate.where.region": (0, 0, 0.5, 0.5)},
+        # In steps of √2 of the size the crops' side hardly moves.
+        "native.defect_cells": {"native.defect_cells": 0.5},
+        "native.max_enlargement": {"native.max_enlargement": 1.0},
         "quality.inception_weights": {"quality.inception_weights": folder / "weights"},
         "quality.lpips_weights": {"quality.lpips_weights": folder / "weights"},
         "compare.seeds": {"compare.seeds": (0, 1)},
@@ -293,6 +299,23 @@ def test_a_changed_field_is_read_by_the_stages_of_the_table_and_what_follows_run
             wrong.append(f"{name}: {sorted(again - following(reads) - reads)} would run again for no reason")
     assert not wrong, "\n".join(wrong)
     assert seen == set(READ_BY), f"no such field: {sorted(set(READ_BY) - seen)}"
+
+
+def test_pairs_that_start_from_shots_read_how_far_they_go_and_are_judged_otherwise(config: RunConfig) -> None:
+    plain = changed(
+        config, "finetune.adapter.background", "off", **{"search.rounds": 0, "generate.start": "shot"}
+    )
+    assert plain is not None
+    before = planned(plain)
+    for name, value, stages in (
+        ("generate.start", "noise", {"generate", "curate"}),
+        ("generate.strength", (0.2, 0.3), {"generate"}),
+        ("generate.num_inference_steps", 7, {"generate"}),
+    ):
+        other = changed(plain, name, value)
+        assert other is not None
+        assert compare(before, planned(other))[0] == stages, name
+    assert changed(config, "generate.start", "shot") is None, "it has no background"
 
 
 def following(stages: set[str]) -> set[str]:

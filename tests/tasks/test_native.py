@@ -15,7 +15,7 @@ from tasks.config import RunConfig, load_config
 from tasks.curate import curate, plan_curate
 from tasks.errors import DataError
 from tasks.finetune import build_finetune
-from tasks.generate import build_generate, plan_generate, read_pairs
+from tasks.generate import build_generate, plan_generate
 from tasks.native import (
     CROPS,
     blend,
@@ -24,9 +24,11 @@ from tasks.native import (
     crop,
     plan_blend,
     plan_crop,
+    side_of_crops,
     warn_of_small_defects,
 )
 from tasks.normals import build_adapt
+from tasks.pairs import read_pairs
 from tasks.prepare import build_prepare, plan_prepare, read_samples
 from tasks.samples import COLUMNS, read_dataset
 from tasks.small_defects import small_defects, works_on_crops
@@ -128,7 +130,7 @@ def test_auto_looks_at_the_shots_alone(data: Path) -> None:
 def test_crops_are_a_samples_table_of_the_training_side(data: Path, tmp_path: Path) -> None:
     samples = split_of(data)
     made = build_crop(
-        samples, "pit", NativeConfig(crops_per_shot=5, normal_crops=9), tmp_path / "a", size_px=64
+        samples, "pit", NativeConfig(crops_per_shot=5, normal_crops=9), tmp_path / "a", side_px=32, size_px=64
     )
     (tmp_path / "a").rename(tmp_path / "moved")
     table = read_split(tmp_path / "moved" / "split.csv", tmp_path / "moved")
@@ -157,7 +159,7 @@ def test_crops_are_a_samples_table_of_the_training_side(data: Path, tmp_path: Pa
 def test_crops_are_the_same_each_time_and_others_by_seed(data: Path, tmp_path: Path) -> None:
     samples, config = split_of(data), NativeConfig(crops_per_shot=2, normal_crops=3)
     first, again, other = (
-        build_crop(samples, "pit", config, tmp_path / name, size_px=64, seed=seed)
+        build_crop(samples, "pit", config, tmp_path / name, side_px=32, size_px=64, seed=seed)
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert first["sha256"].equals(again["sha256"])
@@ -167,7 +169,7 @@ def test_crops_are_the_same_each_time_and_others_by_seed(data: Path, tmp_path: P
 def test_a_shot_with_several_defects_gives_crops_of_each(data: Path, tmp_path: Path) -> None:
     samples = read_dataset(data)
     samples = samples[samples["image_path"].str.endswith("009.png")].assign(split="train")
-    build_crop(samples, "pit", NativeConfig(crops_per_shot=6), tmp_path, size_px=64)
+    build_crop(samples, "pit", NativeConfig(crops_per_shot=6), tmp_path, side_px=32, size_px=64)
     places = json.loads((tmp_path / CROPS).read_text())["places"]
     assert places == [[0.15, 0.15], [0.15, 86 / 240], [186 / 240, 206 / 240]]
     for path in read_split(tmp_path / "split.csv", tmp_path)["mask_path"]:
@@ -181,15 +183,17 @@ def test_shots_larger_than_the_crops_are_left_out_by_name(
     for index, spots in enumerate([(40, 40, 12, 12), (60, 90, 12, 12), (20, 20, 10, 200)]):
         spotted(folder, f"{index:03}", index, spots)
     samples = read_dataset(folder).assign(split="train")
-    table = build_crop(samples, "pit", NativeConfig(crops_per_shot=2), tmp_path / "out", size_px=64)
+    table = build_crop(
+        samples, "pit", NativeConfig(crops_per_shot=2), tmp_path / "out", side_px=64, size_px=64
+    )
     assert len(table) == 4
     assert "left out, larger than a crop of 64 px: bolt/test/pit/002.png" in "\n".join(said)
     with pytest.raises(
         DataError, match=r"native\.crop_px: no shot of 'pit' fits into crops of 16 px.*200 px"
     ):
-        build_crop(samples[2:], "pit", NativeConfig(crop_px=16), tmp_path / "none", size_px=64)
+        build_crop(samples[2:], "pit", NativeConfig(), tmp_path / "none", side_px=16, size_px=64)
     with pytest.raises(DataError, match="no shot"):
-        build_crop(samples, "scratch", NativeConfig(), tmp_path / "none", size_px=64)
+        build_crop(samples, "scratch", NativeConfig(), tmp_path / "none", side_px=64, size_px=64)
 
 
 # --- the stages
@@ -199,8 +203,10 @@ def made_by_hand(config: RunConfig) -> tuple[Artifact, Artifact, Artifact]:
     """prepare, crop, and on the crops adapt → finetune → generate → curate, as a flow would have them."""
     prepared = plan_prepare(config, "bolt")
     publish(prepared, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
-    cropped = plan_crop(config, prepared, "pit")
-    assert crop.fn(cropped, prepared, "pit", config)["made"]
+    side_px = side_of_crops(config, prepared, "pit")
+    assert side_px is not None
+    cropped = plan_crop(config, prepared, "pit", side_px)
+    assert crop.fn(cropped, prepared, "pit", side_px, config)["made"]
 
     def adapter(staged: Staged) -> None:
         samples = read_samples(cropped, config.data)
@@ -254,19 +260,23 @@ def test_a_run_warns_of_a_type_below_a_latent_cell_unless_it_goes_through_crops(
 def test_keys_follow_what_the_stages_read(config: RunConfig) -> None:
     def keys(changed: RunConfig) -> tuple[str, str]:
         prepared = plan_prepare(changed, "bolt")
-        cropped = plan_crop(changed, prepared, "pit")
+        side_px = side_of_crops(changed, prepared, "pit")
+        assert side_px is not None
+        cropped = plan_crop(changed, prepared, "pit", side_px)
         pairs = plan_generate(changed, plan(changed.store, "finetune", 1, "bolt", samples=cropped))
         return cropped.digest, plan_blend(changed, prepared, cropped, pairs).digest
 
     def with_native(**values: object) -> RunConfig:
         return config.model_copy(update={"native": config.native.model_copy(update=values)})
 
+    prepared = plan_prepare(config, "bolt")
+    publish(prepared, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     as_is = keys(config)
     assert keys(with_native(enabled=True)) == as_is
     anywhere = keys(with_native(places="anywhere"))
     assert anywhere[0] == as_is[0]
     assert anywhere[1] != as_is[1]
-    for field in ({"crop_px": 48}, {"defect_cells": 3}, {"crops_per_shot": 4}, {"normal_crops": 5}):
+    for field in ({"crop_px": 48}, {"defect_cells": 1}, {"crops_per_shot": 4}, {"normal_crops": 5}):
         assert keys(with_native(**field))[0] != as_is[0]
 
 
@@ -281,7 +291,7 @@ def test_blowholes_are_below_a_cell_and_span_cells_in_their_crops(tmp_path: Path
     samples = pd.concat([shots, normals]).assign(split="train")
     assert works_on_crops(samples, "blowhole", NativeConfig(enabled="auto"), 128)
     config = NativeConfig(crops_per_shot=1, normal_crops=6)
-    crops = build_crop(samples, "blowhole", config, tmp_path / "crops", size_px=128)
+    crops = build_crop(samples, "blowhole", config, tmp_path / "crops", side_px=64, size_px=128)
     side_px = json.loads((tmp_path / "crops" / CROPS).read_text())["side_px"]
     assert side_px == 64
     masks = [mask_of(path) for path in crops.loc[crops["label"] == "blowhole", "mask_path"]]

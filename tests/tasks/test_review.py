@@ -14,8 +14,8 @@ from tasks.artifacts import Artifact, verified
 from tasks.config import RunConfig
 from tasks.decisions import Decision, decide, folder_of, save_mask
 from tasks.errors import ArtifactError
-from tasks.generate import read_pairs
 from tasks.models import accepted
+from tasks.pairs import read_pairs
 from tasks.review import REJECTED, decisions_on, plan_review, review
 from tests.tasks.reviewed import drawn, judged, prepared, run_config, said_of, square
 
