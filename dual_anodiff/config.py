@@ -211,7 +211,7 @@ class GenerateConfig(_Frozen):
         "the normals' own pixels stay. auto: shot with the base mini, noise with others.",
     )
     strength: tuple[Share, Share] = Field(
-        (0.1, 0.4),
+        (0.1, 0.35),
         description="With start: shot, the share of the denoising steps that are run, drawn for each pair between these "
         "two: the lower, the more like the shot.",
     )

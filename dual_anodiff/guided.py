@@ -24,7 +24,9 @@ from dual_anodiff.refine import refine
 from dual_anodiff.residual import agree, changed, feather, transfer
 from dual_anodiff.start import Starts, draw_strengths, widened
 
-STRENGTH = (0.1, 0.4)  # issue 23: at .6 the two branches began to disagree
+# At .4 thin cracks begin to blur, at .6 the two branches disagree, on magnetic tiles with `mini`.
+STRENGTH = (0.1, 0.35)
+LEAST_SHOWN = 0.25  # share of a mask that must differ from the normal
 MARGIN_CELLS = 2  # of latents around the pasted defect, in which a drawn one may differ from it
 
 Pixels = NDArray[np.uint8]
@@ -45,9 +47,10 @@ class Pasted:
 class GuidedPair:
     """A pair at its normal's own resolution. Shape: image, anomaly (h, w, 3); mask (h, w), empty where nothing was drawn.
 
-    `anomaly` is the anomaly branch's picture, mid-grey around the defect. `windows`: what the model saw, one for each
-    group of marks that lie apart, px; they may reach beyond the picture. `agreement`: of image and part, the least of the
-    windows' (`residual.agree`).
+    `mask` is the anomaly branch's, or where that is worse the pasted one: see `_better`. `anomaly` is the anomaly branch's
+    picture, mid-grey around the mask. `windows`: what the model saw, one for each group of marks that lie apart, px; they
+    may reach beyond the picture. `agreement`: of the mask and the change of the picture, the least of the windows'
+    (`residual.agree`), 0 where the change hardly shows.
     """
 
     image: Pixels
@@ -121,15 +124,19 @@ def guided_pairs(
             if refine_masks:
                 found = refine(results, anomalies, found, threshold)
             for k, scene in enumerate(batch):
-                i, fade_px = scene.pair, margin_cells * CELL_PX * scene.window.height / size_px
-                images[i] = _put(images[i], scene.window, before[k], results[k], regions[k], fade_px)
-                mask = _mask_of(scene.window, found[k], images[i].shape)
-                parts[i][mask] = _part_of(scene.window, anomalies[k], images[i].shape)[mask]
-                masks[i] |= mask
+                fade_px = margin_cells * CELL_PX * scene.window.height / size_px
+                images[scene.pair] = _put(
+                    images[scene.pair], scene.window, before[k], results[k], regions[k], fade_px
+                )
             after = torch.stack([_to_square(cut(images[s.pair], s.window), size_px) for s in batch])
-            scores = agree(found, changed(normals, after, loss, regions, min_area_px)).score.tolist()
-            for scene, score in zip(batch, scores, strict=True):
-                agreements[scene.pair] = min(agreements[scene.pair], score)
+            change = changed(normals, after, loss, regions, min_area_px)
+            drawn_masks, scores = _better(found, marks, change)
+            for k, scene in enumerate(batch):
+                i, shape = scene.pair, images[scene.pair].shape
+                mask = _mask_of(scene.window, drawn_masks[k], shape)
+                parts[i][mask] = _part_of(scene.window, anomalies[k], shape)[mask]
+                masks[i] |= mask
+                agreements[i] = min(agreements[i], float(scores[k]))
         for i in range(len(some)):
             windows = [scene.window for scene in scenes if scene.pair == i]
             yield GuidedPair(images[i], parts[i], masks[i], windows, strengths[i], agreements[i])
@@ -169,6 +176,23 @@ def _scenes(pair: int, pasted: Pasted, side_px: int | None, size_px: int) -> Ite
         shown[seen] = pasted.mask[inside]
         marks = square_mask(torch.from_numpy(shown)[None].float(), size_px)[0] > 0
         yield _Scene(pair, window, normal, start, marks)
+
+
+def _better(parts: Tensor, pasted: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each pair's two masks the one that lies where the picture changed, and how well it does.
+
+    A faint part gives no mask, or half of one, though its picture shows the defect: where it was pasted. The anomaly
+    branch's is taken where they are equal. One that hardly shows counts 0. Shape: (b, s, s) bool each → (b, s, s) bool,
+    (b,).
+    """
+
+    def score(masks: Tensor) -> Tensor:
+        shown = (masks & change).flatten(1).sum(1) / masks.flatten(1).sum(1).clamp_min(1)
+        return agree(masks, change).score * (shown >= LEAST_SHOWN)
+
+    of_part, of_pasted = score(parts), score(pasted)
+    better = of_part >= of_pasted
+    return torch.where(better[:, None, None], parts, pasted), torch.maximum(of_part, of_pasted)
 
 
 def _shows(window: Box, box: Box) -> bool:

@@ -119,6 +119,17 @@ def generate(
             help="Normal pictures, or a category with train/good, for an adapter trained with backgrounds.",
         ),
     ] = None,
+    shots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CATEGORY",
+            help="Start from the shots in this folder (test/DEFECT, ground_truth/DEFECT): their defects, drawn anew in its "
+            "normals (train/good). Without it pairs start from noise.",
+        ),
+    ] = None,
+    defect: Annotated[
+        str | None, typer.Option(help="Defect type of the shots, for an adapter that lies in no store.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the pairs.")] = 0,
     device: Device = "auto",
     verbose: Verbose = False,
@@ -127,9 +138,18 @@ def generate(
     with refusing(verbose):
         from tasks.config import load_config
         from tasks.generate import build_generate, find_backgrounds
+        from tasks.redraw import redraw_shots
 
         changes = [*(set_ or []), f"generate.num_pairs={num_pairs}", *_wish(where, size)]
         loaded = load_config(config or "mvtec", changes, data=Path())
+        if shots is not None:
+            if backgrounds or where or size:
+                raise typer.BadParameter(
+                    "goes without --backgrounds, --where and --size", param_hint="--shots"
+                )
+            redraw_shots(shots, defect, adapter, loaded.generate, folder, device=device, seed=seed)
+            out.print(f"{num_pairs} pairs in {folder}", highlight=False)
+            return
         normals = (
             []
             if backgrounds is None
@@ -246,7 +266,8 @@ app.command(
 app.command(
     rich_help_panel=PAIRS,
     epilog=example(
-        "anodiff generate .anodiff/store/artifacts/finetune/bottle/DIGEST pairs --num-pairs 16 --where 0.4,0.4,0.7,0.6"
+        "anodiff generate .anodiff/store/artifacts/finetune/bottle/DIGEST pairs --num-pairs 16 --shots data/bottle",
+        "anodiff generate .anodiff/store/artifacts/finetune/bottle/DIGEST pairs --where 0.4,0.4,0.7,0.6",
     ),
 )(generate)
 app.command(

@@ -10,12 +10,13 @@ from tasks.artifacts import Artifact
 from tasks.config import ModelName, RunConfig, start_of
 from tasks.curate import curate, more_to_draw, plan_curate
 from tasks.finetune import finetune, plan_finetune
-from tasks.generate import ShotStarts, generate, plan_generate
+from tasks.generate import generate, plan_generate
 from tasks.models import Pictures, Trained
 from tasks.native import blend, crop, plan_blend, plan_crop, side_of_crops
 from tasks.normals import adapt, plan_adapt
 from tasks.objects import without_background
 from tasks.quality import plan_quality, quality
+from tasks.redraw import ShotStarts
 from tasks.review import decisions_on, plan_review, review
 from tasks.runtime import StageOutcome, Started, run
 from tasks.search import plan_search, search, tuned

@@ -1,9 +1,7 @@
 """Stage generate: image–mask pairs of one defect type, drawn with its adapter."""
 
 import logging
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,6 @@ from tasks.device import resolve_device
 from tasks.errors import ConfigError, DataError
 from tasks.native import read_side_px
 from tasks.objects import (
-    ObjectMask,
     ObjectMasks,
     build_objects,
     normal_backgrounds,
@@ -29,9 +26,10 @@ from tasks.objects import (
 )
 from tasks.pictures import load_mask, picture_files
 from tasks.prepare import read_samples
+from tasks.redraw import ShotStarts, build_redraw, starts_key
 from tasks.retries import halved
 from tasks.runtime import STAGE, StageResult, run_stage
-from tasks.split import ShotChoice, choice_key, chosen_shots
+from tasks.split import chosen_shots
 
 if TYPE_CHECKING:
     from dual_anodiff.images import Background
@@ -41,23 +39,8 @@ VERSION = 3
 # Where the defects are to be counts where it is wished, a file of it by what is in it.
 NOT_IN_KEY = {"batch_size", "where", "start", "strength"}
 WHERE_VERSION = 7  # of what a wish makes: pairs without one stay as they are
-START_VERSION = 1  # of pairs that start from shots: those from noise stay as they are
-START_SEED = 1_000_000_007  # beside the run's, so that no pair starts from a pair of the copy-paste baseline
 
 log = logging.getLogger("anodiff")
-
-
-@dataclass(frozen=True)
-class ShotStarts:
-    """What pairs start from with generate.start: shot.
-
-    `crops`: that the adapter was trained on, None for whole pictures; `choice`: of the shots of `prepared`.
-    """
-
-    prepared: Artifact
-    objects: Artifact | None
-    crops: Artifact | None
-    choice: ShotChoice | None
 
 
 def plan_generate(
@@ -86,7 +69,7 @@ def plan_generate(
         **({"first": first} if first else {}),
         **({} if objects is None else {"objects": objects}),
         **_where_key(config.generate.where),
-        **({} if starts is None else _starts_key(config, starts)),
+        **({} if starts is None else starts_key(config, starts)),
         **(config.generate.model_dump(exclude=NOT_IN_KEY) | {"num_pairs": count}),
     )
 
@@ -103,15 +86,6 @@ def _where_key(where: WhereConfig) -> dict[str, Any]:
             )
         region = file_digest(region)
     return {"where": {"region": region, "size": where.size, "version": WHERE_VERSION}}
-
-
-def _starts_key(config: RunConfig, starts: ShotStarts) -> dict[str, Any]:
-    return {
-        "start": {"version": START_VERSION, "strength": config.generate.strength},
-        "samples": starts.prepared,
-        "parts": starts.objects,
-        **choice_key(starts.choice),
-    }
 
 
 @task(name="generate", **STAGE)
@@ -169,47 +143,6 @@ def _asked(config: RunConfig, out: Artifact) -> GenerateConfig:
     """As many pairs as this artifact names, in batches that fit the device's memory."""
     batch_size, _ = halved(config.generate.batch_size)
     return config.generate.model_copy(update={"num_pairs": out.inputs["num_pairs"], "batch_size": batch_size})
-
-
-def build_redraw(
-    samples: pd.DataFrame,
-    defect: str,
-    adapter: Path,
-    config: GenerateConfig,
-    out: Path,
-    *,
-    side_px: int | None = None,
-    part_of: ObjectMask | None = None,
-    device: str = "cpu",
-    seed: int = 0,
-    first: int = 0,
-) -> pd.DataFrame:
-    """Paste shots of one defect type into normals, draw them anew with an adapter's folder, into `out`; its table.
-
-    `samples`: of which split "train" alone is read. `side_px`: of the crops that the adapter was trained on, None for
-    whole pictures. Further columns: shot and normal, by their last four path parts. Raises: DataError if there is no shot
-    or no normal; AdapterError, InputError.
-    """
-    from downstream.errors import TrainingSetError
-    from downstream.synthesis import copy_paste_pairs
-    from dual_anodiff.generation import pair_seed, redraw_pairs
-
-    known = samples[(samples["label_index"] == 0) | (samples["label"] == defect)]
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        try:
-            pasted = copy_paste_pairs(
-                known, Path(scratch), config.num_pairs, seed=seed + START_SEED, first=first, part_of=part_of
-            )
-        except TrainingSetError as error:
-            raise DataError(f"generate {defect!r}: {error}") from error
-        files = {"/".join(Path(path).parts[-4:]): path for path in known["image_path"]}
-        pasted = pasted.assign(
-            normal_path=pasted["normal"].map(files), seed=[pair_seed(seed, int(i)) for i in pasted["index"]]
-        )
-        table = redraw_pairs(adapter, pasted, config, out, side_px=side_px, device=resolve_device(device))
-    table = table.merge(pasted[["index", "normal", "shot"]], on="index")
-    table.to_parquet(out / "pairs.parquet", index=False)
-    return table
 
 
 def build_generate(

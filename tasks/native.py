@@ -41,7 +41,7 @@ from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots, writ
 VERSION_CROP, VERSION_BLEND = 2, 2
 # With generate.start: shot a defect type goes through crops where they are at most so large a share of the picture, the
 # picture so many times larger than the model's, and so many of the shots are whole in them.
-LARGEST_CROP, LARGE_PICTURE, FITTING = 0.8, 1.5, 0.75
+LARGEST_CROP, LARGE_PICTURE, FITTING = 0.9, 1.5, 0.75
 PAIRS = "pairs.parquet"
 CROPS = "crops.json"  # side_px, places, left_out
 # What the crops are made by, beside their side; the rest of NativeConfig is blend's.

@@ -77,6 +77,19 @@ def test_an_adapter_is_used_without_a_run(config: RunConfig, tmp_path: Path) -> 
     drawn = [(tmp_path / run / "anomaly" / "000000.png").read_bytes() for run in ("pairs", "placed")]
     assert drawn[0] != drawn[1]
 
+    redraw = ["generate", str(tmp_path / "adapter"), str(tmp_path / "redrawn"), "--num-pairs", "2", "--device", "cpu",
+              "--shots", str(config.data / "bolt"), "--set", "generate.num_inference_steps=2"]  # fmt: skip
+    result = CliRunner().invoke(app, redraw)
+    assert result.exit_code == 2, result.output
+    assert "give --defect" in " ".join(result.output.split())
+    result = CliRunner().invoke(app, [*redraw, "--defect", "scratch"])
+    assert "has the defect types dent, stain" in " ".join(result.output.split())
+    result = CliRunner().invoke(app, [*redraw, "--defect", "dent"])
+    assert result.exit_code == 0, result.output
+    redrawn = pd.read_parquet(tmp_path / "redrawn" / "pairs.parquet")
+    assert redrawn["shot"].str.startswith("bolt/test/dent/").all()
+    assert redrawn["normal"].str.startswith("bolt/train/good/").all()
+
     result = CliRunner().invoke(app, ["adapter", "export", str(tmp_path / "adapter"), str(tmp_path / "lora")])
     assert result.exit_code == 0, result.output
     assert list((tmp_path / "lora").glob("*.safetensors"))
