@@ -16,7 +16,7 @@ unit: $(INSTALLED)  ## the suite without whole runs (tests/flows): for every com
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(BY_FILE) --ignore tests/flows
 
 demo: $(INSTALLED)  ## the whole chain on drawn parts; a second time everything is found done
-	$(BIN)/anodiff data demo $(DEMO)/demo-data
+	$(BIN)/anodiff data demo $(DEMO)/demo-data --categories leather
 	$(BIN)/anodiff run --config demo --data $(DEMO)/demo-data --store $(DEMO)/store
 
 services-test: $(INSTALLED)  ## what takes minutes: schedules, several workers, signals, the services of docker-compose.yml

@@ -36,7 +36,7 @@ def write_demo_data(
     root: Path,
     *,
     categories: Sequence[str] | None = None,
-    num_train: int = 60,
+    num_train: int = 120,
     num_test_good: int = 30,
     num_defects: int = 24,
     size_px: int = 128,
