@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config import PRESETS, RunConfig, load_config
+from tasks.config import PRESETS, RunConfig, load_config, start_of
 from tasks.errors import ConfigError
 
 
@@ -204,3 +204,35 @@ def test_the_form_has_words_for_every_field() -> None:
         for key, field in model["properties"].items():
             assert field.get("description"), f"{name}.{key} has no description"
     json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        ([], "shot"),
+        (["finetune.base=stable-diffusion-v1-5/stable-diffusion-v1-5"], "noise"),
+        (["finetune.base=hub/base", "generate.start=shot"], "shot"),
+        (["finetune.adapter.background=convex"], "noise"),
+        (["generate.where.size=shots"], "noise"),
+        (["search.rounds=1"], "noise"),
+    ],
+)
+def test_pairs_start_from_shots_where_the_base_is_mini_and_nothing_asks_for_noise(
+    changes: list[str], start: str, tmp_path: Path
+) -> None:
+    assert start_of(load_config("demo", changes, data=tmp_path, store=tmp_path / "store")) == start
+
+
+@pytest.mark.parametrize(
+    "option", ["generate.where.size=shots", "search.rounds=1", "finetune.adapter.background=convex"]
+)
+def test_a_start_from_shots_is_refused_beside_what_needs_noise(option: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"generate\.start: shot goes without"):
+        load_config("demo", [option, "generate.start=shot"], data=tmp_path, store=tmp_path / "store")
+
+
+def test_a_strength_is_a_range_of_shares(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give the lower one first"):
+        load_config("demo", ["generate.strength=[0.4, 0.2]"], data=tmp_path, store=tmp_path / "store")
+    with pytest.raises(ConfigError, match=r"generate\.strength"):
+        load_config("demo", ["generate.strength=[0, 0.2]"], data=tmp_path, store=tmp_path / "store")
