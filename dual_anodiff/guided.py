@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dual_anodiff.blend import read_pixels
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import square, square_mask
 from dual_anodiff.masks import mask_from_part
 from dual_anodiff.native import CELL_PX, Box, cut, shot_window
 from dual_anodiff.objective import decode, encode
 from dual_anodiff.paste import box_of, cut_out, paste
+from dual_anodiff.pictures import read_picture
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.refine import refine
 from dual_anodiff.residual import agree, changed, feather, transfer
@@ -114,7 +114,7 @@ def guided_pairs(
 
 
 def _scene(wish: Wish, side_px: int | None, size_px: int) -> _Scene:
-    real, (shot, shot_mask) = read_pixels(wish.normal), read_defect(wish.shot, wish.defect)
+    real, (shot, shot_mask) = read_picture(wish.normal), read_defect(wish.shot, wish.defect)
     pasted, mask = paste(real, cut_out(shot, shot_mask, wish.change), wish.top, wish.left)
     if not mask.any():
         raise InputError(f"{wish.normal}: nothing of the defect shows at ({wish.top}, {wish.left}); move it")

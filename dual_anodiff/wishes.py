@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dual_anodiff.blend import read_pixels
 from dual_anodiff.errors import InputError
 from dual_anodiff.images import Shot, load_mask
 from dual_anodiff.native import CELL_PX, Box, draw_spots, find_defects, frame_of, place_of
 from dual_anodiff.paste import Change, borders, box_of, cut_out
+from dual_anodiff.pictures import read_picture
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -49,7 +49,7 @@ def read_defect(shot: Shot, defect: Box | None) -> tuple[Pixels, Mask]:
 
     Raises: InputError if a file can't be read.
     """
-    pixels, mask = read_pixels(shot.image), load_mask(shot.mask)[0].numpy() > 0.5
+    pixels, mask = read_picture(shot.image), load_mask(shot.mask)[0].numpy() > 0.5
     return pixels, mask if defect is None else _only(mask, defect)
 
 
@@ -130,7 +130,7 @@ def _find_place(
     place = place_of(box_of(flipped), frame_of(flipped.shape, None))
     at_top, at_bottom, at_left, at_right = borders(flipped)
     for path in normals:
-        height, width = read_pixels(path).shape[:2]
+        height, width = read_picture(path).shape[:2]
         for top, left in draw_spots((box.height, box.width), (height, width), [place], generator, count=1):
             top = 0 if at_top else height - box.height if at_bottom else top
             left = 0 if at_left else width - box.width if at_right else left

@@ -26,6 +26,7 @@ from dual_anodiff.native import (
     place_of,
     shot_window,
 )
+from dual_anodiff.pictures import picture_size
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
@@ -171,8 +172,7 @@ def build_crop(
         places += [place_of(box, frame) for box in fitting]
     for position, number in _in_turns(len(normals), config.normal_crops):
         generator, row = np.random.default_rng([seed, 1, position, number]), normals[position]
-        with Image.open(row["image_path"]) as picture:
-            shape = picture.height, picture.width
+        shape = picture_size(row["image_path"])
         rows.append(
             _save_crop(row, number, normal_window(shape, side_px, generator, _object(object_mask, row)), out)
         )
@@ -282,10 +282,9 @@ def object_masks_in(objects: Artifact | None) -> ObjectMask | None:
         return None
 
     def read(picture: Path) -> NDArray[np.bool_] | None:
-        with Image.open(picture) as opened:
-            size = opened.size
+        height, width = picture_size(picture)
         worked_on = Image.fromarray(load_mask(masks.of(picture)))
-        return np.asarray(worked_on.resize(size, Image.Resampling.NEAREST)) > 127
+        return np.asarray(worked_on.resize((width, height), Image.Resampling.NEAREST)) > 127
 
     return read
 
