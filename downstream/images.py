@@ -25,7 +25,7 @@ def read_pixels(path: str | Path) -> NDArray[np.uint8]:
 
 def read_image(path: str | Path) -> NDArray[np.float32]:
     """`read_pixels`. Shape: (h, w, 3). Units: 0..1. Raises: PictureError."""
-    return read_pixels(path).astype(np.float32) / 255
+    return read_pixels(path).astype(np.float32) / np.float32(255)
 
 
 def read_mask(path: str | Path) -> NDArray[np.bool_]:

@@ -258,7 +258,8 @@ class RunConfig(BaseModel):
                 f"compare.doses.pairs: {doses.pairs[-1]} is more than the {most} pairs that are trained on of "
                 f"{num_pairs} generated, the others validate; set generate.num_pairs to {needed} or more"
             )
-        if doses.shots and (self.split.shots == "third" or self.split.shots < doses.shots[-1]):
+        shots = self.split.shots
+        if doses.shots and not (isinstance(shots, int) and shots >= doses.shots[-1]):
             raise ValueError(
                 f"compare.doses.shots: {doses.shots[-1]} is more than split.shots ({self.split.shots}) is sure to "
                 f"give; set split.shots to {doses.shots[-1]} or more"
