@@ -15,17 +15,25 @@ from dual_anodiff import pictures
 from dual_anodiff.errors import UnreadableError
 
 
-def read_pixels(path: str | Path) -> NDArray[np.uint8]:
-    """Read any picture as 8-bit RGB. Shape: (h, w, 3). Raises: PictureError if the file cannot be read."""
+def read_facts(path: str | Path) -> tuple[NDArray[np.uint8], pictures.Facts]:
+    """Read any picture as 8-bit RGB, and what its file says beside. Shape: (h, w, 3). Raises: PictureError."""
     try:
-        return pictures.read_picture(path)
+        return pictures.examine_picture(path)
+    except UnreadableError as error:
+        raise PictureError(str(error)) from error
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Height and width, px, from the file's head alone. Raises: PictureError."""
+    try:
+        return pictures.picture_size(path)
     except UnreadableError as error:
         raise PictureError(str(error)) from error
 
 
 def read_image(path: str | Path) -> NDArray[np.float32]:
-    """`read_pixels`. Shape: (h, w, 3). Units: 0..1. Raises: PictureError."""
-    return read_pixels(path).astype(np.float32) / np.float32(255)
+    """Read any picture as RGB. Shape: (h, w, 3). Units: 0..1. Raises: PictureError if the file cannot be read."""
+    return read_facts(path)[0].astype(np.float32) / np.float32(255)
 
 
 def read_mask(path: str | Path) -> NDArray[np.bool_]:

@@ -246,6 +246,7 @@ def handover_note(
             'Split "val" are held-back normals and pairs, for thresholds and the choice of a checkpoint. The run\'s',
             "test pictures are not here.",
             "",
+            *squeezed_note(rows),
             "Difference to training on the real shots alone, with its 95 % interval:",
             *(f"  {text}" for text in verdicts),
             *(["NOT RECOMMENDED: handed over by --anyway although it hurts."] if hurts else []),
@@ -255,6 +256,20 @@ def handover_note(
             "",
         ]
     )
+
+
+def squeezed_note(rows: pd.DataFrame) -> list[str]:
+    """What was done to pairs that were drawn as squares of pictures that are none; nothing where nothing was."""
+    from downstream.delivered import pair_size
+
+    size = pair_size(rows)
+    if size is None:
+        return []
+    return [
+        f"Pairs were drawn as squares, of pictures squeezed into them, and are stretched here to {size[1]}x{size[0]} px, the",
+        "pictures' size: they show no finer detail than was drawn.",
+        "",
+    ]
 
 
 def check_new(out: Path) -> None:

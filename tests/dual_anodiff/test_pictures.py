@@ -188,7 +188,7 @@ def every_picture(path: Path) -> list[NDArray[np.uint8]]:
     return [
         read_picture(path),
         ((tensor + 1) * 127.5).round().to(torch.uint8).numpy(),
-        downstream.read_pixels(path),
+        downstream.read_facts(path)[0],
         np.rint(downstream.read_image(path) * 255).astype(np.uint8),
         np.asarray(tasks.load_image(path)),
     ]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from tasks.errors import DataError
 from tasks.samples import read_dataset
@@ -79,9 +80,11 @@ def test_a_list_for_several_categories_and_one_that_is_not_there(bolt: Path) -> 
     lines = ["bolt/test/dent/001.png", "bolt/test/stain/001.png", "nut/test/dent/000.png"]
     assert _shots(_split(bolt, *lines)) == ["dent/001.png", "stain/001.png"]
     with pytest.raises(
-        DataError, match=r"thrid: split.shots: neither a number, nor 'third', nor a text file"
+        DataError, match=r"shot\.txt: split\.shots: neither a number, nor 'third', nor a text"
     ):
-        split_samples(read_dataset(bolt), SplitConfig.model_validate({"shots": "thrid"}))
+        split_samples(read_dataset(bolt), SplitConfig(shots=Path("shot.txt")))
+    with pytest.raises(ValidationError, match=r"neither a number, nor third, nor a file such as shots\.txt"):
+        SplitConfig.model_validate({"shots": "thrid"})
 
 
 def test_the_shots_that_others_publish_figures_on(tmp_path: Path) -> None:
