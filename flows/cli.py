@@ -153,9 +153,9 @@ def data_check(path: DataPath, quiet: Quiet = False, as_json: Json = False, verb
 
         print_json(faults_document(str(path), faults))
     elif faults:
-        out.print(faults_text(faults, path), highlight=False, markup=False, soft_wrap=True)
+        out.print(faults_text(faults, path), highlight=False, soft_wrap=True)
     if not as_json:
-        out.print(counts_text(samples), highlight=False, markup=False, soft_wrap=True)
+        out.print(counts_text(samples), highlight=False, soft_wrap=True)
     if has_errors(faults):
         raise typer.Exit(BAD_INPUT)
     if not as_json:

@@ -266,8 +266,8 @@ def squeezed_note(rows: pd.DataFrame) -> list[str]:
     if size is None:
         return []
     return [
-        f"Pairs were drawn as squares, of pictures squeezed into them, and are stretched here to {size[1]}x{size[0]} px, the",
-        "pictures' size: they show no finer detail than was drawn.",
+        "Pairs were drawn as squares, of pictures squeezed into them, and are stretched here to the pictures' size,",
+        f"{size[1]}x{size[0]} px: they show no finer detail than was drawn.",
         "",
     ]
 
