@@ -131,7 +131,8 @@ def split_pairs(
         raise TrainingSetError(f"training set {source!r}: there are no pairs. Make at least two.")
     if pairs.empty:
         raise TrainingSetError(
-            "there are no generated pairs to train and validate on. Run the generate stage first; if all pairs were refused, raise generate.num_pairs."
+            "there are no generated pairs to train and validate on. Run the generate stage first; if all pairs were "
+            "refused, raise generate.num_pairs."
         )
     rows = _rows(pairs.assign(label_index=1), source)
     held_back = np.zeros(len(rows), dtype=bool)

@@ -30,6 +30,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
             )  # of several fields: it names them itself
         elif fault["type"] == "value_error" or not _allowed(at, schema):
             lines[path] = f"{_short(fault['input'])}: {fault['msg'].removeprefix('Value error, ')}"
+        elif fault["type"] == "string_type" and isinstance(fault["input"], bool):
+            # YAML reads no, off and n as false: a defect type may well be called so.
+            lines[path] = (
+                f"{fault['input']} is no text; YAML reads no, yes, on and off so: write it in quotes, 'no'"
+            )
         else:
             lines[path] = f"{_short(fault['input'])} is not allowed; allowed: {_allowed(at, schema)}"
     return [f"{path}: {text}" if path else text for path, text in lines.items()]

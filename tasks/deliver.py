@@ -93,6 +93,8 @@ def export_models(
     for reason in absent:
         log.warning("%-9s %s", "export", reason)
 
+    from downstream.export import write_export
+
     def write(folder: Path) -> list[Exported]:
         done = []
         for each, of_category in found.items():
@@ -101,6 +103,13 @@ def export_models(
                 place = Path(each, one.model, one.training_set, f"seed-{one.seed}")
                 try:
                     export = export_model(one, folder / place, pictures, openvino=openvino)
+                    of_run = {
+                        "run": run.name,
+                        "category": each,
+                        "training_set": one.training_set,
+                        "seed": one.seed,
+                    }
+                    write_export(export.model_copy(update=of_run), folder / place)
                 except ModelError as error:
                     what = str(error).replace(str(folder), str(out))
                     raise AnodiffError(f"{place.as_posix()}: {what} (--model leaves it out)") from error
