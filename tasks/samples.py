@@ -87,10 +87,9 @@ def counts_text(table: pd.DataFrame) -> str:
     """What was read, a line a category: its pictures by folder."""
     lines = []
     for category, rows in table.groupby("category"):
-        counts = rows.groupby(["split", "label"], sort=False).size()
-        lines.append(
-            f"read: {category}: " + ", ".join(f"{n} {split}/{label}" for (split, label), n in counts.items())
-        )
+        counts = rows.groupby(["split", "label"], sort=False).size().reset_index(name="n")
+        told = [f"{row['n']} {row['split']}/{row['label']}" for row in counts.to_dict("records")]
+        lines.append(f"read: {category}: {', '.join(told)}")
     return "\n".join(lines)
 
 
