@@ -93,8 +93,8 @@ def write_coco(rows: pd.DataFrame, out: Path) -> None:
             )
     (out / "annotations").mkdir()
     categories = [{"id": i, "name": name, "supercategory": "defect"} for i, name in enumerate(names, start=1)]
-    for split, content in files.items():
-        text = json.dumps({"info": {"description": "anodiff"}, "categories": categories, **content})
+    for split, annotated in files.items():
+        text = json.dumps({"info": {"description": "anodiff"}, "categories": categories, **annotated})
         (out / "annotations" / f"instances_{split}.json").write_text(text)
 
 

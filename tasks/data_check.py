@@ -58,7 +58,7 @@ def check_samples(samples: pd.DataFrame, folders: Mapping[str, Path]) -> Checked
     for category, folder in folders.items():
         rows = samples[samples["category"] == category]
         listed = list_category(folder)
-        facts, thumbnails = _check_pictures(rows["image_path"], faults)
+        facts, thumbnails = _check_pictures(rows["image_path"].tolist(), faults)
         all_thumbnails |= thumbnails
         faults += _check_folders(folder, rows)
         faults += left_aside(folder)

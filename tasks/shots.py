@@ -35,15 +35,20 @@ def named_shots(file: Path, rows: pd.DataFrame) -> list[int]:
     000.png, hole/000, part/test/hole/000.png. Names of other categories beside this one are passed over.
     Raises: DataError for a name that is not there, means several pictures or a good one; or a defect type without any.
     """
-    called = {index: _names_of(Path(path)) for index, path in rows["image_path"].items()}
+    paths: list[str] = rows["image_path"].tolist()
+    called = [_names_of(Path(path)) for path in paths]
     folder = category_folder(rows["image_path"].iloc[0])
-    for index, original in _originals(folder, rows).items():
-        called[index] += _names_of(Path(original))
+    originals = _originals(folder)
+    for path, names in zip(paths, called, strict=True):
+        if original := originals.get(Path(path).relative_to(folder).as_posix()):
+            names += _names_of(Path(original))
     chosen: list[int] = []
     for name in read_names(file):
         wanted = _ends(name)
         found = [
-            int(index) for index, names in called.items() if any(_is_end(wanted, each) for each in names)
+            index
+            for index, names in zip(rows.index.tolist(), called, strict=True)
+            if any(_is_end(wanted, each) for each in names)
         ]
         defects = [index for index in found if rows.loc[index, "label_index"] == 1]
         if len(defects) > 1:
@@ -76,27 +81,20 @@ def _is_end(wanted: tuple[str, ...], path: tuple[str, ...]) -> bool:
     return path[-len(wanted) :] == wanted
 
 
-def _originals(folder: Path, rows: pd.DataFrame) -> dict[int, str]:
-    """The original name of each row, of those that origin.csv tells of."""
+def _originals(folder: Path) -> dict[str, str]:
+    """What origin.csv tells: the original of each file, by its path below the category's folder."""
     file = folder / ORIGIN
     if not file.is_file():
         return {}
     with file.open(newline="", encoding="utf-8") as lines:
-        origin = {row.get("path", ""): row.get("original", "") for row in csv.DictReader(lines)}
-    below = {
-        int(index): Path(path).relative_to(folder).as_posix() for index, path in rows["image_path"].items()
-    }
-    return {index: origin[path] for index, path in below.items() if origin.get(path)}
+        return {row.get("path", ""): row.get("original", "") for row in csv.DictReader(lines)}
 
 
 def _is_elsewhere(wanted: tuple[str, ...], folder: Path) -> bool:
-    """Whether a name means a picture of another category beside this one, or of its origin.csv."""
-    beside = [path for path in find_categories(folder.parent).values() if path != folder]
-    for other in beside:
-        names = [each.image for each in list_category(other)]
-        if (other / ORIGIN).is_file():
-            with (other / ORIGIN).open(newline="", encoding="utf-8") as lines:
-                names += [Path(row.get("original", "")) for row in csv.DictReader(lines)]
+    """Whether a name means a picture of another category beside this one, or the original of one."""
+    for other in find_categories(folder.parent).values():
+        names = [each.image for each in list_category(other)] if other != folder else []
+        names += [Path(original) for original in _originals(other).values()] if other != folder else []
         if any(_is_end(wanted, each) for name in names for each in _names_of(name)):
             return True
     return False
