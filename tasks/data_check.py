@@ -1,5 +1,6 @@
 """Every fault of a data set at once, each with its file's name and what to do about it."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tasks.samples import Listed, category_folder, find_categories, label_folder
 
 MIN_PICTURES_OF_DEFECT = 2
 NAMES_SHOWN = 4
+MAX_NAMES_BYTES = 220  # a sheet is called by both, and a file system takes 255
 # 12 bits in 16 reach 6.25 % of the range, 14 bits 25 %; a picture of 8 bits that is as dark as the former shows nothing.
 DARK, DARK_16_BIT = 0.063, 0.251
 # Squeezed into a square, a round hole becomes an ellipse of this ratio.
@@ -100,6 +102,9 @@ def _check_folders(folder: Path, rows: pd.DataFrame) -> Iterator[Fault]:
         yield Fault("warning", folder / "test" / "good", "no good test pictures: no image AUROC", "add some")
     for split in ("train", "test"):
         for label, places in label_folders(folder / split).items():
+            if len(os.fsencode(f"{folder.name}{label}")) > MAX_NAMES_BYTES:
+                what = f"its name and its category's take more than {MAX_NAMES_BYTES} bytes: files are called by them"
+                yield Fault("error", places[0], what, "give it a shorter name")
             if label != "good" and label.casefold() == "good":
                 what = "is not read as good parts" if split == "train" else "would be read as a defect type"
                 yield Fault("error", places[0], what, "rename it to good, in small letters")

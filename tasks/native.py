@@ -29,6 +29,7 @@ from dual_anodiff.native import (
 from dual_anodiff.pictures import picture_size
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
+from tasks.data_check import WIDE
 from tasks.errors import DataError
 from tasks.generate import read_pairs
 from tasks.objects import read_object_masks
@@ -70,12 +71,21 @@ def works_natively(config: RunConfig, prepared: Artifact, defect: str) -> bool:
 
 
 def warn_of_small_defects(config: RunConfig, prepared: Artifact, defects: Sequence[str]) -> None:
-    """A line for each defect type whose shots the generator would hardly see; not for those that go through crops."""
+    """A line for each defect type whose shots the generator would hardly see, and one for pictures squeezed out of shape.
+
+    Not for those that go through crops.
+    """
     samples = read_samples(prepared, config.data)
     whole = [defect for defect in defects if not works_natively(config, prepared, defect)]
     shots = samples[(samples["split"] == "train") & samples["label"].isin(whole)]
     for fault in small_defects(shots, config.finetune.size_px):
         log.warning("%s/%s: %s; %s", prepared.category, fault.path.name, fault.what, fault.fix)
+    sizes = [picture_size(path) for path in shots["image_path"]]
+    wide = [size for size in sizes if max(size) > WIDE * min(size)]
+    if wide:
+        what = f"{len(wide)} of {len(sizes)} shots are far from square, such as {wide[0][1]}×{wide[0][0]}"
+        fix = "set native.enabled=true, or live with defects of another shape"
+        log.warning("%s: %s: all are squeezed into one; %s", prepared.category, what, fix)
 
 
 def plan_crop(

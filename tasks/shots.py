@@ -52,8 +52,8 @@ def named_shots(file: Path, rows: pd.DataFrame) -> list[int]:
         ]
         defects = [index for index in found if rows.loc[index, "label_index"] == 1]
         if len(defects) > 1:
-            paths = ", ".join("/".join(Path(rows.loc[i, "image_path"]).parts[-3:]) for i in defects[:3])
-            raise DataError(f"{file}: {name} may mean {paths}; write its folder too, such as hole/{name}")
+            meant = ", ".join("/".join(Path(rows.loc[i, "image_path"]).parts[-3:]) for i in defects[:3])
+            raise DataError(f"{file}: {name} may mean {meant}; write its folder too, such as hole/{name}")
         if found and not defects:
             raise DataError(f"{file}: {name} is a good picture; shots are pictures with defects")
         if not found and not _is_elsewhere(wanted, folder):
