@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from scipy.ndimage import maximum_filter, minimum_filter
 
@@ -167,7 +167,8 @@ def _opened(path: str | Path, kind: str) -> Iterator[tuple[Image.Image, int, int
     except UnreadableError:
         raise
     except BROKEN as error:
-        what = f"cannot be read as a {kind} ({error})"
+        why = "of no kind that is known" if isinstance(error, UnidentifiedImageError) else error
+        what = f"cannot be read as a {kind} ({why})"
         raise UnreadableError(path, what, "export or copy the file again") from error
 
 
