@@ -23,6 +23,12 @@ from downstream.runtimes import check_packages, installed, run_onnx, run_openvin
 
 OPSET = 18
 PACKAGES = ("torch", "timm", "anomalib", "segmentation-models-pytorch", "onnx", "onnxruntime", "openvino")
+RESIZING = (
+    "the stored pixels (no EXIF orientation), 16-bit grey divided by 257, transparent pixels black; the whole picture "
+    "squeezed into the square whatever its shape, bilinear with antialiasing and half-pixel centres "
+    "(torch.nn.functional.interpolate, antialias=True, align_corners=False; Pillow's BILINEAR does nearly the same, "
+    "cv2.INTER_LINEAR does not), rounded to 8 bits, divided by 255"
+)
 
 
 class Export(BaseModel):
@@ -35,6 +41,11 @@ class Export(BaseModel):
     files: list[str] = []
     size_px: int = Field(description="Side of the square input, pixels.")
     input: str = Field("input: (1, 3, size_px, size_px) float32, RGB, 0..1")
+    resizing: str = Field(RESIZING, description="What a picture is put through before, as in training.")
+    run: str | None = Field(None, description="The run whose model it is, with the next three.")
+    category: str | None = None
+    training_set: str | None = None
+    seed: int | None = None
     outputs: list[str]
     image_threshold: float | None = Field(
         None, description="A picture is refused if pred_score reaches this."
@@ -229,8 +240,13 @@ def _export(
     }
     if bad:
         raise ModelError(f"{path}: differs from PyTorch by {bad}, more than {tolerance}. Do not ship it.")
-    (out / "export.json").write_text(described.model_dump_json(indent=2) + "\n")
+    write_export(described, out)
     return described
+
+
+def write_export(export: Export, out: Path) -> None:
+    """Write export.json, for who names the run beside what was exported."""
+    (out / "export.json").write_text(export.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _to_onnx(network: Any, described: Export, out: Path) -> Path:

@@ -4,11 +4,8 @@ Every function takes rows as training_set gives them (image_path, mask_path, lab
 PROVENANCE columns where present); a column split ("train", "val", "test") is kept apart, without it all is train.
 """
 
-import io
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -17,27 +14,13 @@ import numpy as np
 import pandas as pd
 import yaml
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage, spatial
 
-from downstream.errors import DownstreamError, PictureError, TrainingSetError
-from downstream.images import read_image, read_mask
-from downstream.training_sets import COLUMNS, PROVENANCE
+from downstream.delivered import mask_png, pictures, provenance, provenance_columns
+from downstream.errors import DownstreamError, TrainingSetError
+from downstream.training_sets import COLUMNS
 
 HandoverFormat = Literal["mvtec", "coco", "yolo", "huggingface"]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One row, read and checked."""
-
-    name: str  # number of the row: unique, where file names of several folders are not
-    path: Path
-    label: str
-    split: str
-    size: tuple[int, int]  # height, width in px
-    mask: NDArray[np.bool_] | None  # (h, w); None: a normal
-    provenance: dict[str, Any]
 
 
 def hand_over(rows: pd.DataFrame, out: Path, format: HandoverFormat) -> None:
@@ -65,15 +48,14 @@ def write_mvtec(rows: pd.DataFrame, out: Path) -> None:
     """
     _begin(rows, out)
     files = []
-    for picture in _pictures(rows):
+    for picture in pictures(rows):
         normal = picture.mask is None
         folder = f"{'train' if normal and picture.split == 'train' else 'test'}/{picture.label}"
         files.append(f"{folder}/{picture.name}.png")
-        _copy(picture.path, out / files[-1], as_png=True)
+        _write(out / files[-1], picture.encoded(as_png=True)[0])
         if picture.mask is not None:
             mask_path = out / "ground_truth" / picture.label / f"{picture.name}_mask.png"
-            mask_path.parent.mkdir(parents=True, exist_ok=True)
-            mask_path.write_bytes(_mask_png(picture.mask))
+            _write(mask_path, mask_png(picture.mask))
     _write_provenance(rows, files, out)
 
 
@@ -88,10 +70,11 @@ def write_coco(rows: pd.DataFrame, out: Path) -> None:
     _begin(rows, out)
     names, annotation_ids = _defect_types(rows), count(1)
     files: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for image_id, picture in enumerate(_pictures(rows), start=1):
+    for image_id, picture in enumerate(pictures(rows), start=1):
         into = files.setdefault(picture.split, {"images": [], "annotations": []})
-        file_name = f"{picture.name}{picture.path.suffix.lower()}"
-        _copy(picture.path, out / "images" / picture.split / file_name)
+        content, suffix = picture.encoded()
+        file_name = f"{picture.name}{suffix}"
+        _write(out / "images" / picture.split / file_name, content)
         height, width = picture.size
         entry = {"id": image_id, "file_name": file_name, "width": width, "height": height}
         into["images"].append({**entry, "label": picture.label, **picture.provenance})
@@ -110,8 +93,8 @@ def write_coco(rows: pd.DataFrame, out: Path) -> None:
             )
     (out / "annotations").mkdir()
     categories = [{"id": i, "name": name, "supercategory": "defect"} for i, name in enumerate(names, start=1)]
-    for split, content in files.items():
-        text = json.dumps({"info": {"description": "anodiff"}, "categories": categories, **content})
+    for split, annotated in files.items():
+        text = json.dumps({"info": {"description": "anodiff"}, "categories": categories, **annotated})
         (out / "annotations" / f"instances_{split}.json").write_text(text)
 
 
@@ -124,9 +107,10 @@ def write_yolo_seg(rows: pd.DataFrame, out: Path) -> None:
     """
     _begin(rows, out)
     names, files = _defect_types(rows), []
-    for picture in _pictures(rows):
-        files.append(f"images/{picture.split}/{picture.name}{picture.path.suffix.lower()}")
-        _copy(picture.path, out / files[-1])
+    for picture in pictures(rows):
+        content, suffix = picture.encoded()
+        files.append(f"images/{picture.split}/{picture.name}{suffix}")
+        _write(out / files[-1], content)
         scale = np.array(picture.size[::-1])
         lines = [
             f"{names.index(picture.label)} " + " ".join(f"{value:.6f}" for value in (polygon / scale).ravel())
@@ -161,7 +145,7 @@ def write_huggingface(rows: pd.DataFrame, out: Path) -> None:
     features: dict[str, Any] = {"image": {"_type": "Image"}, "mask": {"_type": "Image"}}
     features["label"] = {"_type": "ClassLabel", "names": names}
     kinds = {"i": "int64", "u": "int64", "f": "float64"}
-    for name in ("source", "original", *_provenance_columns(rows)):
+    for name in ("source", "original", *provenance_columns(rows)):
         kind = kinds.get(rows[name].dtype.kind, "string") if name in rows else "string"
         fields[name] = pa.type_for_alias(kind)
         features[name] = {"_type": "Value", "dtype": kind}
@@ -169,14 +153,15 @@ def write_huggingface(rows: pd.DataFrame, out: Path) -> None:
         list(fields.items()), metadata={"huggingface": json.dumps({"info": {"features": features}})}
     )
     writers: dict[str, Any] = {}
-    for picture in _pictures(rows):
+    for picture in pictures(rows):
         split = "validation" if picture.split == "val" else picture.split
         if split not in writers:
             path = out / "data" / f"{split}-00000-of-00001.parquet"
             writers[split] = parquet.ParquetWriter(path, schema)
-        mask = None if picture.mask is None else _mask_png(picture.mask)
+        mask = None if picture.mask is None else mask_png(picture.mask)
+        content, suffix = picture.encoded()
         row = {
-            "image": {"bytes": picture.path.read_bytes(), "path": f"{picture.name}{picture.path.suffix}"},
+            "image": {"bytes": content, "path": f"{picture.name}{suffix}"},
             "mask": None if mask is None else {"bytes": mask, "path": f"{picture.name}_mask.png"},
             "label": names.index(picture.label),
             **picture.provenance,
@@ -231,45 +216,8 @@ def _pieces(mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.bool_]]:
             yield labelled == number
 
 
-def _pictures(rows: pd.DataFrame) -> Iterator[Picture]:
-    """Read and check row after row."""
-    for i, (row, provenance) in enumerate(
-        zip(rows.to_dict("records"), _provenance(rows).to_dict("records"), strict=True)
-    ):
-        height, width, _ = read_image(row["image_path"]).shape
-        mask = None
-        if row["label_index"]:
-            if not row["mask_path"]:
-                raise PictureError(f"{row['image_path']}: is labelled anomalous but has no mask. Add one.")
-            mask = read_mask(row["mask_path"])
-            if mask.shape != (height, width) or not mask.any():
-                raise PictureError(
-                    f"{row['mask_path']}: is empty or not the size of {row['image_path']}. Redraw it."
-                )
-        yield Picture(
-            name=f"{i:06}",
-            path=Path(row["image_path"]),
-            label=row["label"] if row["label_index"] else "good",
-            split=row.get("split", "train"),
-            size=(height, width),
-            mask=mask,
-            provenance={str(k): None if pd.isna(v) else v for k, v in provenance.items()},
-        )
-
-
-def _provenance_columns(rows: pd.DataFrame) -> list[str]:
-    return [name for name in PROVENANCE if name in rows]
-
-
-def _provenance(rows: pd.DataFrame) -> pd.DataFrame:
-    """Where each picture is from: source, the PROVENANCE columns, and its path without the place of the data."""
-    original = ["/".join(Path(path).parts[-4:]) for path in rows["image_path"]]
-    # As objects they are plain numbers, which JSON takes.
-    return rows[["source", *_provenance_columns(rows)]].astype(object).assign(original=original)
-
-
 def _write_provenance(rows: pd.DataFrame, files: list[str], out: Path) -> None:
-    table = _provenance(rows)
+    table = provenance(rows)
     table.insert(0, "file_name", files)
     table.to_csv(out / "provenance.csv", index=False)
 
@@ -292,19 +240,6 @@ def _begin(rows: pd.DataFrame, out: Path) -> None:
         )
 
 
-def _copy(source: Path, target: Path, *, as_png: bool = False) -> None:
-    """The file's own bytes, or its pixels as PNG where the format asks for that."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not as_png or source.suffix.lower() == ".png":
-        shutil.copyfile(source, target)
-        return
-    with Image.open(source) as picture:
-        keeps = picture.mode in {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"}
-        (picture if keeps else picture.convert("RGB")).save(target)
-
-
-def _mask_png(mask: NDArray[np.bool_]) -> bytes:
-    """0 and 255, whatever values the original file has."""
-    buffer = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, format="PNG")
-    return buffer.getvalue()
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

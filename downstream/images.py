@@ -1,8 +1,4 @@
-"""Pictures and masks from files to square tensors.
-
-Read as they lie on disk: alpha is dropped and EXIF rotation not applied, as anomalib's reader and mask
-editors do.
-"""
+"""Pictures and masks from files to square tensors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,56 +8,40 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from downstream.errors import PictureError
+from dual_anodiff import pictures
+from dual_anodiff.errors import UnreadableError
 
-# 16-bit grey, as PIL names it; "I" is what older PIL and some PNGs give for the same file.
-SIXTEEN_BIT = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 
-
-def _open(path: str | Path) -> Image.Image:
-    """Open and decode a picture; raises PictureError with the file's name."""
+def read_facts(path: str | Path) -> tuple[NDArray[np.uint8], pictures.Facts]:
+    """Read any picture as 8-bit RGB, and what its file says beside. Shape: (h, w, 3). Raises: PictureError."""
     try:
-        picture = Image.open(path)
-        picture.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise PictureError(
-            f"{path}: cannot be read as a picture ({error}). Replace or remove the file."
-        ) from error
-    return picture
+        return pictures.examine_picture(path)
+    except UnreadableError as error:
+        raise PictureError(str(error)) from error
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Height and width, px, from the file's head alone. Raises: PictureError."""
+    try:
+        return pictures.picture_size(path)
+    except UnreadableError as error:
+        raise PictureError(str(error)) from error
 
 
 def read_image(path: str | Path) -> NDArray[np.float32]:
-    """Read any picture as RGB.
-
-    Shape: (h, w, 3). Units: 0..1; 16-bit grey is divided by 65,535, whatever range the camera used.
-    Raises: PictureError if the file cannot be read.
-    """
-    picture = _open(path)
-    if picture.mode in SIXTEEN_BIT:
-        grey = np.clip(np.asarray(picture, dtype=np.float32) / 65535.0, 0.0, 1.0)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if picture.mode == "F":
-        raise PictureError(
-            f"{path}: is a floating-point picture, whose range is unknown. Save it with 8 or 16 bits."
-        )
-    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+    """Read any picture as RGB. Shape: (h, w, 3). Units: 0..1. Raises: PictureError if the file cannot be read."""
+    return read_facts(path)[0].astype(np.float32) / np.float32(255)
 
 
 def read_mask(path: str | Path) -> NDArray[np.bool_]:
-    """Read a defect mask; the upper half of the file's own range is defect, in a palette every index but 0.
-
-    Shape: (h, w). Raises: PictureError if the file cannot be read.
-    """
-    picture = _open(path)
-    if picture.mode == "P":
-        return np.asarray(picture) > 0
-    values = np.asarray(picture if picture.mode in SIXTEEN_BIT else picture.convert("L"), dtype=np.float32)
-    # 0/1, 0/255 and 0/65535 masks all occur; half of the maximum fits each and cuts grey edges of resampled
-    # masks.
-    return values > values.max() / 2
+    """Read a defect mask. Shape: (h, w). Raises: PictureError if the file cannot be read, or in more than one way."""
+    try:
+        return pictures.read_mask(path)
+    except UnreadableError as error:
+        raise PictureError(str(error)) from error
 
 
 def resize_image(image: NDArray[np.float32], size_px: int) -> Tensor:

@@ -64,14 +64,19 @@ def training_set(
     anomalous rows that `name` says; val is the normals of split "val" plus `val_share` of the pairs, on
     which no training set trains, so that checkpoints and thresholds are chosen alike for all and no real
     defect picture is spent on it. The same share of a baseline's pairs is left out, so that as many made
-    give as many to train on. Raises: TrainingSetError if a part is empty or a picture is on both
+    give as many to train on. Where there are no pairs, one part of each defect type is held back from the shots, and
+    what needs pairs is refused. Raises: TrainingSetError if a part is empty or a picture is on both
     sides.
     """
     _check_one_category(samples)
     normals = _rows(samples[(samples["split"] == "train") & (samples["label_index"] == 0)], "normal")
     shots = _rows(samples[(samples["split"] == "train") & (samples["label_index"] == 1)], "real")
     val_normals = _rows(samples[(samples["split"] == "val") & (samples["label_index"] == 0)], "normal")
-    train_pairs, val_pairs = split_pairs(pairs, val_share=val_share, seed=seed)
+    if pairs.empty and "generated" not in sources_of(name):
+        shots, val_pairs = spare_shots(samples)
+        train_pairs = val_pairs.iloc[:0]
+    else:
+        train_pairs, val_pairs = split_pairs(pairs, val_share=val_share, seed=seed)
     parts = []
     for source in sources_of(name):
         match source:
@@ -102,6 +107,25 @@ def training_set(
     return _disjoint(TrainingSet(name, train, val))
 
 
+def spare_shots(samples: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The shots to train on and those to validate on: of each defect type the last part, where it has two.
+
+    Raises: TrainingSetError if no type has a second part.
+    """
+    shots = samples[(samples["split"] == "train") & (samples["label_index"] == 1)].sort_values("image_path")
+    parts = shots["group"] if "group" in shots else pd.Series(range(len(shots)), shots.index)
+    of_label = parts.groupby(shots["label"])
+    spared = (parts == of_label.transform("last")) & (of_label.transform("nunique") > 1)
+    # A part that several types show is on one side.
+    spared = parts.isin(parts[spared]) & ~parts.isin(parts[of_label.transform("nunique") == 1])
+    if not spared.any():
+        raise TrainingSetError(
+            "there are no generated pairs and only one shot of each defect type: nothing is left to validate on. "
+            "Raise split.shots, or have pairs generated."
+        )
+    return _rows(shots[~spared], "real"), _rows(shots[spared], "real")
+
+
 def split_pairs(
     pairs: pd.DataFrame, *, val_share: float = 0.2, seed: int = 0, source: str = "generated"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -113,8 +137,8 @@ def split_pairs(
         raise TrainingSetError(f"training set {source!r}: there are no pairs. Make at least two.")
     if pairs.empty:
         raise TrainingSetError(
-            "there are no generated pairs: every training set, also `real`, is validated on held-back pairs. "
-            "Run the generate stage first; if all pairs were refused, raise generate.num_pairs."
+            "there are no generated pairs to train and validate on. Run the generate stage first; if all pairs were "
+            "refused, raise generate.num_pairs."
         )
     rows = _rows(pairs.assign(label_index=1), source)
     held_back = np.zeros(len(rows), dtype=bool)

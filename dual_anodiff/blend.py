@@ -12,9 +12,9 @@ from PIL import Image
 from scipy import ndimage
 
 from dual_anodiff.errors import InputError
-from dual_anodiff.images import load_image, to_pil
 from dual_anodiff.native import Place, draw_spots
 from dual_anodiff.pair_files import is_whole, make_folders, row_of, write_pair
+from dual_anodiff.pictures import read_picture
 from dual_anodiff.progress import progress as progress_of
 
 GREY = 128  # what `to_pil` makes of an anomaly part's 0
@@ -142,7 +142,7 @@ def blend_pairs(
                 )
                 picture, full_mask = blend(normal, crop, crop_mask, *window)
             else:
-                path, picture = paths[0], read_pixels(paths[0])
+                path, picture = paths[0], read_picture(paths[0])
                 full_mask = np.zeros(picture.shape[:2], dtype=bool)
             told |= {
                 "normal": "/".join(path.parts[-4:]),
@@ -174,7 +174,7 @@ def _find_window(
     corner = int(lines[0]), int(columns[0])
     size = int(lines[-1]) + 1 - corner[0], int(columns[-1]) + 1 - corner[1]
     for path in paths:
-        normal = read_pixels(path)
+        normal = read_picture(path)
         spots = draw_spots(
             size,
             (normal.shape[0], normal.shape[1]),
@@ -246,17 +246,6 @@ def _matched(patch: _Patch) -> NDArray[np.float32]:
 
 def _gain(there: Any, here: Any) -> Any:
     return np.clip((there + 1) / (here + 1), *GAIN)
-
-
-def read_pixels(path: Path) -> Pixels:
-    """Any picture as 8-bit RGB. Shape: (h, w, 3). Raises: InputError if it can't be read."""
-    try:
-        with Image.open(path) as picture:
-            if picture.mode in ("L", "RGB"):  # of 20 megapixels floats would be 1 GB on the way
-                return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
-        pass  # load_image fails alike, and says how
-    return np.asarray(to_pil(load_image(path)))
 
 
 def _write(out: Path, index: int, picture: Pixels, mask: Mask, told: dict[str, Any]) -> None:

@@ -20,13 +20,13 @@ from PIL import Image
 from dual_anodiff.adapter import read_card
 from dual_anodiff.background import check_backgrounds, pick_background
 from dual_anodiff.base import fingerprint
-from dual_anodiff.blend import read_pixels
 from dual_anodiff.conditioning import check_where, draw_regions
 from dual_anodiff.config import GenerateConfig
 from dual_anodiff.errors import AdapterError
 from dual_anodiff.guided import Pasted, guided_pairs
 from dual_anodiff.images import Background
 from dual_anodiff.pair_files import is_whole, make_folders, row_of, write_pair
+from dual_anodiff.pictures import read_mask, read_picture
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.progress import progress as progress_of
 
@@ -179,6 +179,5 @@ def _open(adapter: Path, config: GenerateConfig, device: str) -> DualAnoDiffPipe
 
 
 def _read_pasted(row: dict[Hashable, Any]) -> Pasted:
-    mask = read_pixels(Path(row["mask_path"]))[..., 0] > 127
-    normal, image = (read_pixels(Path(row[name])) for name in ("normal_path", "image_path"))
-    return Pasted(normal, image, mask, row["seed"])
+    normal, image = (read_picture(row[name]) for name in ("normal_path", "image_path"))
+    return Pasted(normal, image, read_mask(row["mask_path"]), row["seed"])

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dual_anodiff.errors import InputError
+from dual_anodiff.pictures import read_mask, read_picture
 
 
 @dataclass(frozen=True)
@@ -29,43 +30,17 @@ class Background:
 
 
 def load_image(path: Path) -> Tensor:
-    """Read any picture as RGB. Shape: (3, h, w) in [-1, 1].
-
-    16-bit grey is scaled by its full range (65535), never by its own extremes: brightness means the same in every file.
-
-    Raises: InputError if the file is missing or is no picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-                grey = np.asarray(picture, dtype=np.float32)
-                top = 1.0 if picture.mode == "F" else 65535.0
-                array = np.repeat(np.clip(grey / top, 0, 1)[:, :, None], 3, axis=2)
-            else:
-                array = np.asarray(_over_black(picture), dtype=np.float32) / 255
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: can't be read as a picture ({error})") from error
-    return torch.from_numpy(array).permute(2, 0, 1) * 2 - 1
-
-
-def _over_black(picture: Image.Image) -> Image.Image:
-    """Any 8-bit mode as RGB; what is transparent becomes black."""
-    if "transparency" not in picture.info and "A" not in picture.getbands():
-        return picture.convert("RGB")
-    rgba = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+    """Read any picture as RGB. Shape: (3, h, w) in [-1, 1]. Raises: InputError, as `read_picture`."""
+    pixels = torch.from_numpy(read_picture(path).astype(np.float32) / 255)
+    return pixels.permute(2, 0, 1) * 2 - 1
 
 
 def load_mask(path: Path) -> Tensor:
-    """Read a mask; anything above half its range is defect. Shape: (1, h, w), 0 or 1.
+    """Read a mask, as `read_mask` does. Shape: (1, h, w), 0 or 1.
 
-    Raises: InputError if the file can't be read or marks no pixel.
+    Raises: InputError if the file can't be read, is unclear, or marks no pixel.
     """
-    try:
-        with Image.open(path) as picture:
-            mask = np.asarray(picture.convert("L")) > 127
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: can't be read as a mask ({error})") from error
+    mask = read_mask(path)
     if not mask.any():
         raise InputError(f"{path}: marks no pixel; remove the picture or draw its mask")
     return torch.from_numpy(mask)[None].float()

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from dual_anodiff.errors import InputError
 from dual_anodiff.foreground import Mask, PixelModel, border_ratio, fit_pixels, joined, pixel_mask
 from dual_anodiff.images import load_image
 from dual_anodiff.object_card import CARD, read_card
+from dual_anodiff.pictures import picture_size, read_mask
 
 ARRAYS = "objects.npz"
 LEARNT_PX = (
@@ -141,16 +141,12 @@ def given_mask(folder: Path, picture: Path, size_px: int) -> Tensor:
     Raises: InputError if there is none, it can't be read, or its size is not the picture's.
     """
     path = given_path(folder, picture)
-    try:
-        with Image.open(path) as opened, Image.open(picture) as pictured:
-            mask, size = opened.convert("L"), pictured.size
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: can't be read as a mask ({error})") from error
-    if mask.size != size:
+    mask, (height, width) = read_mask(path), picture_size(picture)
+    if mask.shape != (height, width):
         raise InputError(
-            f"{path}: is {mask.width}x{mask.height} px, its picture {picture} is {size[0]}x{size[1]} px"
+            f"{path}: is {mask.shape[1]}x{mask.shape[0]} px, its picture {picture} is {width}x{height} px"
         )
-    marked = torch.from_numpy(np.asarray(mask) > 127)[None, None].float()
+    marked = torch.from_numpy(mask)[None, None].float()
     return F.interpolate(marked, (size_px, size_px), mode="area")[0, 0] > 0.5
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dual_anodiff.errors import InputError
 from dual_anodiff.images import Shot, load_image, load_shot
+from dual_anodiff.pictures import read_mask
 
 FLIPS: dict[str, tuple[int, ...]] = {"": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 
@@ -71,7 +72,10 @@ def load_pairs(
 ) -> PairSet:
     """Read generated pairs; an empty mask is let through, and counted later. Raises: InputError, naming the file."""
     # Half a cell of a smaller mask is enough: generated masks have no thin truth to save.
-    mask = torch.cat([resized(load_image(path)[:1].gt(0).float(), size_px) for path in masks]) >= 0.5
+    mask = (
+        torch.cat([resized(torch.from_numpy(read_mask(path))[None].float(), size_px) for path in masks])
+        >= 0.5
+    )
     return PairSet(load_images(images, size_px), mask, load_images(anomalies, size_px))
 
 

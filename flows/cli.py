@@ -162,15 +162,20 @@ def generate(
 def data_check(path: DataPath, quiet: Quiet = False, as_json: Json = False, verbose: Verbose = False) -> None:
     """List every fault of a data folder, with the file's name and what to do."""
     with refusing(verbose, quiet=quiet, as_json=as_json):
-        from tasks.data_check import check_dataset, faults_text, has_errors
+        from tasks.faults import faults_text, has_errors
+        from tasks.samples import counts_text, find_categories, read_dataset
+        from tasks.split import SplitConfig, check_and_split
 
-        faults = check_dataset(path)
+        samples = read_dataset(path)
+        _, faults = check_and_split(samples, find_categories(path), SplitConfig())
     if as_json:
         from flows.documents import faults_document
 
         print_json(faults_document(str(path), faults))
     elif faults:
-        out.print(faults_text(faults, path), highlight=False, markup=False, soft_wrap=True)
+        out.print(faults_text(faults, path), highlight=False, soft_wrap=True)
+    if not as_json:
+        out.print(counts_text(samples), highlight=False, soft_wrap=True)
     if has_errors(faults):
         raise typer.Exit(BAD_INPUT)
     if not as_json:

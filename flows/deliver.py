@@ -56,7 +56,7 @@ def export(
             openvino=format_ == "openvino",
         )
     for each in done:
-        out.print(export_line(each), highlight=False, markup=False, soft_wrap=True)
+        out.print(export_line(each), highlight=False, soft_wrap=True)
 
 
 def handover(
@@ -84,7 +84,7 @@ def handover(
             found, folder, format_, category=category, training_set=training_set, anyway=anyway
         )
     for each in done:
-        out.print(handover_lines(each), highlight=False, markup=False, soft_wrap=True)
+        out.print(handover_lines(each), highlight=False, soft_wrap=True)
 
 
 def export_line(one: "Exported") -> str:

@@ -221,4 +221,4 @@ def say(made: list[Deployed], url: str, work_pool: str, categories: list[str]) -
         "  prefect deployment run comparison/runs",
         f"  prefect deployment run category/one --param category={categories[0] if categories else 'NAME'}",
     ]
-    out.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    out.print("\n".join(lines), highlight=False, soft_wrap=True)

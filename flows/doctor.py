@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from flows.complete import presets
 from flows.terminal import (
@@ -74,7 +75,7 @@ def findings_table(findings: list["Finding"]) -> Table:
     for each in findings:
         style = STYLES[each.state]
         table.add_row(
-            f"[{style}]{each.state}[/]",
+            Text(each.state, style),
             each.what,
             f"{each.found}\n  → {each.fix}" if each.fix else each.found,
         )

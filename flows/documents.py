@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.data_check import Fault, has_errors
 from tasks.estimate import Plan
+from tasks.faults import Fault, has_errors
 from tasks.page_run import REPORT
 from tasks.report import RunSummary
 from tasks.runs import Listed, Run

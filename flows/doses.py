@@ -77,5 +77,5 @@ def draw_shots(config: RunConfig, full: Pictures, shared: Shared) -> tuple[list[
             if drawn.readable:
                 defects_without_pairs(pictures)
             doses.append(Dose("shots", count, "generated+real", pictures))
-    doses.append(Dose("shots", int(config.split.shots), "generated+real", full))
+    doses.append(Dose("shots", int(str(config.split.shots)), "generated+real", full))
     return doses, stages

@@ -29,6 +29,6 @@ def report(
 
         found = find_run(store, run, data=data)
         path = write_page(found, make_pages(found), file)
-    out.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    out.print(str(path), highlight=False, soft_wrap=True)
     if open_:
         webbrowser.open(path.resolve().as_uri())

@@ -162,7 +162,7 @@ def end(summary: "RunSummary", as_json: bool) -> None:
         raise typer.Exit(BAD_INPUT)
     if summary.state == "failed":
         err.print("Run it again with the same command; what is finished is kept:", highlight=False)
-        err.print(f"  {shlex.join(_command())}", highlight=False, markup=False, soft_wrap=True)
+        err.print(f"  {shlex.join(_command())}", highlight=False, soft_wrap=True)
         raise typer.Exit(RUN_FAILED)
 
 

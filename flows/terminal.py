@@ -39,7 +39,8 @@ EXTRAS = {
 
 RUN_FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
-out = Console()
+# Names and messages are shown as they are: [brackets] in them are no markup.
+out = Console(markup=False)
 
 ORDER = [
     *("doctor", "data", "plan", "run"),
@@ -88,7 +89,7 @@ class InOrder(TyperGroup):
 
 def wide() -> Console:
     """Where tables go: a log file has no width, there a table takes the room that it needs."""
-    return out if out.is_terminal else Console(width=160)
+    return out if out.is_terminal else Console(width=160, markup=False)
 
 
 def load(
@@ -231,5 +232,5 @@ def names(text: str | None) -> tuple[str, ...] | None:
 def _stop(message: str, code: int, as_json: bool) -> NoReturn:
     if as_json:
         print_json({"error": message, "exit_code": code})
-    err.print(f"anodiff: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    err.print(f"anodiff: {message}", style="red", highlight=False, soft_wrap=True)
     raise typer.Exit(code)

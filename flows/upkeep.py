@@ -66,7 +66,7 @@ def verify(
         print_json({"checked": checked, "damaged": lines})
     else:
         for line in lines:
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
+            out.print(line, highlight=False, soft_wrap=True)
         out.print(f"{checked} artifacts, {len(lines) or 'none'} damaged or missing", highlight=False)
     if lines:
         raise typer.Exit(RUN_FAILED)
@@ -110,7 +110,7 @@ def gc(
         ("copies on this machine, unused", garbage.copies),
     ):
         for name, size in found.items():
-            out.print(f"{decimal(size):>9}  {name}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"{decimal(size):>9}  {name}", highlight=False, soft_wrap=True)
         if found:
             out.print(f"{decimal(sum(found.values())):>9}  {what}: {len(found)}", highlight=False)
     if deleted is not None:

@@ -73,10 +73,10 @@ class Board:
     def __init__(self) -> None:
         label = Column(no_wrap=True, overflow="ellipsis")
         self.bars = Progress(
-            TextColumn("{task.description}", table_column=label),
+            TextColumn("{task.description}", table_column=label, markup=False),
             BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
             Count(Column(no_wrap=True)),
-            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True), markup=False),
             Left(Column(no_wrap=True, justify="right")),
             console=err,
             transient=True,

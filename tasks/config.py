@@ -1,6 +1,7 @@
 """A run's configuration: the libraries' own configs put together, read from YAML, changed by `--set a.b=c`."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -221,6 +222,12 @@ class RunConfig(BaseModel):
     )
     track: TrackConfig = Field(default_factory=TrackConfig, description="Finished runs in MLflow.")
 
+    @field_validator("categories", "defects")
+    @classmethod
+    def _as_people_write(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        # As the names of folders are read: ö is one letter.
+        return None if names is None else tuple(unicodedata.normalize("NFC", name) for name in names)
+
     @model_validator(mode="after")
     def _runner_is_one(self) -> "RunConfig":
         if self.dask_scheduler is not None and self.runner != "dask":
@@ -267,7 +274,8 @@ class RunConfig(BaseModel):
                 f"compare.doses.pairs: {doses.pairs[-1]} is more than the {most} pairs that are trained on of "
                 f"{num_pairs} generated, the others validate; set generate.num_pairs to {needed} or more"
             )
-        if doses.shots and (self.split.shots == "third" or self.split.shots < doses.shots[-1]):
+        shots = self.split.shots
+        if doses.shots and not (isinstance(shots, int) and shots >= doses.shots[-1]):
             raise ValueError(
                 f"compare.doses.shots: {doses.shots[-1]} is more than split.shots ({self.split.shots}) is sure to "
                 f"give; set split.shots to {doses.shots[-1]} or more"
@@ -307,15 +315,30 @@ def load_config(source: str | Path, overrides: Iterable[str] = (), **given: Any)
     for override in overrides:
         _apply(values, override)
     values.update({name: value for name, value in given.items() if value is not None})
+    values = _at_home(values)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"config {source}:\n  " + "\n  ".join(explain(error, RunConfig))) from error
 
 
+def _at_home(value: Any) -> Any:
+    """~/ at the beginning of any value is the user's home folder: shells expand it, YAML and --set do not."""
+    match value:
+        case dict():
+            return {key: _at_home(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return type(value)(_at_home(inner) for inner in value)
+        case Path():
+            return value.expanduser()
+        case str() if value == "~" or value.startswith("~/"):
+            return str(Path(value).expanduser())
+    return value
+
+
 def _find(source: str | Path) -> Path:
     """The YAML file that a preset's name or a path means."""
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise ConfigError(f"{path}: no such config file")

@@ -11,7 +11,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line a fault: the key's dotted path, what was found, what is allowed, the key that was probably meant."""
     schema = model.model_json_schema()
     lines: dict[str, str] = {}  # a union reports one fault for each of its branches; one line is enough
-    for fault in error.errors():
+    # Last what says most: YAML reads no, yes, on and off as true or false, and a defect type may well be called so.
+    for fault in sorted(error.errors(), key=_is_unquoted):
         keys, at = _descend(schema, fault["loc"])
         path = ".".join(keys)
         if fault["type"] == "extra_forbidden":
@@ -28,11 +29,19 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
             lines[path] = fault["msg"].removeprefix(
                 "Value error, "
             )  # of several fields: it names them itself
+        elif _is_unquoted(fault):
+            lines[path] = (
+                f"{fault['input']} is no text; YAML reads no, yes, on and off so: write it in quotes"
+            )
         elif fault["type"] == "value_error" or not _allowed(at, schema):
             lines[path] = f"{_short(fault['input'])}: {fault['msg'].removeprefix('Value error, ')}"
         else:
             lines[path] = f"{_short(fault['input'])} is not allowed; allowed: {_allowed(at, schema)}"
     return [f"{path}: {text}" if path else text for path, text in lines.items()]
+
+
+def _is_unquoted(fault: Mapping[str, Any]) -> bool:
+    return fault["type"] == "string_type" and isinstance(fault["input"], bool)
 
 
 def _descend(

@@ -93,6 +93,8 @@ def export_models(
     for reason in absent:
         log.warning("%-9s %s", "export", reason)
 
+    from downstream.export import write_export
+
     def write(folder: Path) -> list[Exported]:
         done = []
         for each, of_category in found.items():
@@ -101,6 +103,13 @@ def export_models(
                 place = Path(each, one.model, one.training_set, f"seed-{one.seed}")
                 try:
                     export = export_model(one, folder / place, pictures, openvino=openvino)
+                    of_run = {
+                        "run": run.name,
+                        "category": each,
+                        "training_set": one.training_set,
+                        "seed": one.seed,
+                    }
+                    write_export(export.model_copy(update=of_run), folder / place)
                 except ModelError as error:
                     what = str(error).replace(str(folder), str(out))
                     raise AnodiffError(f"{place.as_posix()}: {what} (--model leaves it out)") from error
@@ -246,6 +255,7 @@ def handover_note(
             'Split "val" are held-back normals and pairs, for thresholds and the choice of a checkpoint. The run\'s',
             "test pictures are not here.",
             "",
+            *squeezed_note(rows),
             "Difference to training on the real shots alone, with its 95 % interval:",
             *(f"  {text}" for text in verdicts),
             *(["NOT RECOMMENDED: handed over by --anyway although it hurts."] if hurts else []),
@@ -255,6 +265,20 @@ def handover_note(
             "",
         ]
     )
+
+
+def squeezed_note(rows: pd.DataFrame) -> list[str]:
+    """What was done to pairs that were drawn as squares of pictures that are none; nothing where nothing was."""
+    from downstream.delivered import pair_size
+
+    size = pair_size(rows)
+    if size is None:
+        return []
+    return [
+        "Pairs were drawn as squares, of pictures squeezed into them, and are stretched here to the pictures' size,",
+        f"{size[1]}x{size[0]} px: they show no finer detail than was drawn.",
+        "",
+    ]
 
 
 def check_new(out: Path) -> None:

@@ -18,7 +18,6 @@ from tasks.finding import Finding
 from tasks.models import encoder_digest, encoder_of
 
 HUB_S = 3.0
-PARTS = ("unet", "vae", "text_encoder")
 
 
 def base_found(config: FinetuneConfig) -> Iterator[Finding]:
@@ -32,11 +31,6 @@ def base_found(config: FinetuneConfig) -> Iterator[Finding]:
     folder = Path(base)
     if not folder.is_dir():
         yield from of_hub(what, base, "model_index.json", option, "FOLDER", config.revision)
-        return
-    lacking = [part for part in PARTS if not any((folder / part).glob("*.safetensors"))]
-    if lacking:
-        found = f"{base}: no safetensors weights in {', '.join(lacking)}"
-        yield Finding(what, "fault", found, "copy the whole pipeline, saved with safe_serialization=True")
         return
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
     yield Finding(what, "ok", f"{config.base}{' (bundled)' if config.base == 'mini' else ''}, {size:.0f} MB")

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from rich.console import Console
 
-err = Console(stderr=True)
+err = Console(stderr=True, markup=False)
 
 # In the environment, so that a run's worker processes know it too.
 QUIET = "ANODIFF_QUIET"
@@ -38,7 +38,7 @@ class Sent(logging.Handler):
 def print_line(text: str, level: int) -> None:
     """One log line, above the bars where there are any."""
     style = "red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
-    err.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    err.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 def send(message: Mapping[str, object]) -> bool:

@@ -73,13 +73,13 @@ class Dosed:
 def rows_of(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> tuple[TrainingSet, pd.DataFrame]:
     """The rows to train and validate on, and the test rows. Refused pairs are in neither.
 
-    Raises: DataError if every pair is refused.
+    Raises: DataError if every pair is refused, of a training set that has pairs.
     """
     samples = of_defects(read_samples(pictures.prepared, config.data), list(pictures.generated))
     samples = chosen_shots(samples, pictures.choice)
     pairs = read_pairs(pictures.generated)
     usable = accepted(pairs, config)
-    if len(pairs) and usable.empty:
+    if len(pairs) and usable.empty and "generated" in name:
         raise DataError(
             f"{pictures.prepared.category}: every one of {len(pairs)} generated pairs is refused: "
             f"{reasons_text(pairs)}; look at the sheet of refused pairs, then raise finetune.train_steps, set "
@@ -88,6 +88,8 @@ def rows_of(pictures: Pictures, name: TrainingSetName, config: RunConfig) -> tup
     baselines: dict[str, pd.DataFrame] = {
         each: read_baseline(made) for each, made in pictures.baselines.items() if each == baseline_of(name)
     }
+    if usable.empty:
+        log.warning("%s: no pair to validate on, so shots are held back for that", pictures.prepared.category)
     # The run's seed chooses the held-back pairs: one choice for all training sets and seeds.
     rows = training_set(name, samples, usable, baselines=baselines, val_share=VAL_SHARE, seed=config.seed)
     if pictures.max_pairs is not None:

@@ -26,8 +26,10 @@ from dual_anodiff.native import (
     place_of,
     shot_window,
 )
+from dual_anodiff.pictures import picture_size
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig, start_of
+from tasks.data_check import WIDE
 from tasks.errors import DataError
 from tasks.objects import ObjectMask, object_masks_in
 from tasks.pairs import read_pairs
@@ -90,12 +92,21 @@ def side_of_crops(config: RunConfig, prepared: Artifact, defect: str) -> int | N
 
 
 def warn_of_small_defects(config: RunConfig, prepared: Artifact, defects: Sequence[str]) -> None:
-    """A line for each defect type whose shots the generator would hardly see; not for those that go through crops."""
+    """A line for each defect type whose shots the generator would hardly see, and one for pictures squeezed out of shape.
+
+    Not for those that go through crops.
+    """
     samples = read_samples(prepared, config.data)
     whole = [defect for defect in defects if side_of_crops(config, prepared, defect) is None]
     shots = samples[(samples["split"] == "train") & samples["label"].isin(whole)]
     for fault in small_defects(shots, config.finetune.size_px):
         log.warning("%s/%s: %s; %s", prepared.category, fault.path.name, fault.what, fault.fix)
+    sizes = [picture_size(path) for path in shots["image_path"]]
+    wide = [size for size in sizes if max(size) > WIDE * min(size)]
+    if wide:
+        what = f"{len(wide)} of {len(sizes)} shots are far from square, such as {wide[0][1]}×{wide[0][0]}"
+        fix = "set native.enabled=true, or live with defects of another shape"
+        log.warning("%s: %s: all are squeezed into one; %s", prepared.category, what, fix)
 
 
 def plan_crop(
@@ -199,8 +210,7 @@ def build_crop(
         places += [place_of(box, frame) for box in fitting]
     for position, number in _in_turns(len(normals), config.normal_crops):
         generator, row = np.random.default_rng([seed, 1, position, number]), normals[position]
-        with Image.open(row["image_path"]) as picture:
-            shape = picture.height, picture.width
+        shape = picture_size(row["image_path"])
         rows.append(
             _save_crop(row, number, normal_window(shape, side_px, generator, _object(object_mask, row)), out)
         )

@@ -15,6 +15,7 @@ from prefect import task
 from dual_anodiff.config import ObjectsConfig
 from dual_anodiff.image_encoder import SHA256 as ENCODER
 from dual_anodiff.object_card import read_card
+from dual_anodiff.pictures import picture_size
 from tasks.artifacts import Artifact, Staged, folder_digest, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
@@ -205,9 +206,8 @@ def object_masks_in(objects: Artifact | None) -> ObjectMask | None:
         return None
 
     def read(picture: Path) -> NDArray[np.bool_] | None:
-        with Image.open(picture) as opened:
-            size = opened.size
+        height, width = picture_size(picture)
         worked_on = Image.fromarray(load_mask(masks.of(picture)))
-        return np.asarray(worked_on.resize(size, Image.Resampling.NEAREST)) > 127
+        return np.asarray(worked_on.resize((width, height), Image.Resampling.NEAREST)) > 127
 
     return read

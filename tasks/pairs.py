@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from tasks.artifacts import Artifact
 
@@ -50,26 +50,24 @@ def as_seen(pairs: pd.DataFrame, size_px: int) -> "PairSet":
     import torch
     import torch.nn.functional as F
 
-    from dual_anodiff.images import load_image
     from dual_anodiff.native import Box, cut
     from dual_anodiff.pairs import PairSet, resized, to_bytes
+    from dual_anodiff.pictures import read_mask, read_picture
 
     rows = pairs.to_dict("records")
 
-    def window(path: str, row: Mapping[Hashable, Any]) -> "Tensor":
-        whole = load_image(Path(path))
-        if "top" not in row:
-            return whole
-        pixels = whole.permute(1, 2, 0).numpy()
-        box = Box(*(int(row[name]) for name in ("top", "left", "height", "width")))
-        return torch.from_numpy(cut(pixels, box).copy()).permute(2, 0, 1)
+    def window(pixels: NDArray[Any], row: Mapping[Hashable, Any]) -> "Tensor":
+        if "top" in row:
+            pixels = cut(pixels, Box(*(int(row[name]) for name in ("top", "left", "height", "width"))))
+        return torch.from_numpy(pixels.copy())
 
     def pictures(column: str) -> "Tensor":
-        return torch.stack([to_bytes(resized(window(row[column], row), size_px)) for row in rows])
+        seen = (window(read_picture(row[column]), row).permute(2, 0, 1) / 127.5 - 1 for row in rows)
+        return torch.stack([to_bytes(resized(each, size_px)) for each in seen])
 
     masks = []
     for row in rows:
-        mask = window(row["mask_path"], row)[None, :1].gt(0).float()
-        share = F.interpolate(mask, (size_px, size_px), mode="area")[0, 0]
+        mask = window(read_mask(row["mask_path"]), row).float()
+        share = F.interpolate(mask[None, None], (size_px, size_px), mode="area")[0, 0]
         masks.append((share >= min(0.5, float(share.max()))) & (share > 0))
     return PairSet(pictures("image_path"), torch.stack(masks), pictures("anomaly_path"))

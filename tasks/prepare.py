@@ -11,13 +11,14 @@ from prefect import task
 
 from tasks.artifacts import Artifact, Staged, file_digest, plan
 from tasks.config import RunConfig
-from tasks.data_check import check_dataset, faults_text, has_errors
 from tasks.errors import DataError
+from tasks.faults import faults_text, has_errors
 from tasks.runtime import STAGE, StageResult, run_stage
-from tasks.samples import defect_types, find_categories, read_dataset
-from tasks.split import read_split, split_faults, split_samples, write_split
+from tasks.samples import defect_types, find_categories, list_category, read_dataset
+from tasks.shots import read_names
+from tasks.split import check_and_split, read_split, write_split
 
-VERSION = 1
+VERSION = 2
 SPLIT = "split.csv"
 
 log = logging.getLogger("anodiff")
@@ -36,15 +37,19 @@ def plan_prepare(config: RunConfig, category: str) -> Artifact:
     """Name the split of one category, by the content of its pictures and masks."""
     folder = find_categories(config.data)[category]
     split = config.split.model_dump(exclude=None if config.split.naive else {"naive"})
+    if isinstance(config.split.shots, Path):  # what it says counts, not where it lies
+        split["shots"] = read_names(config.split.shots)
     return plan(config.store, "prepare", VERSION, category, data=data_digest(folder), split=split)
 
 
 def data_digest(folder: Path) -> str:
-    """Digest of the names and contents of a category's pictures and masks, wherever the folder lies."""
+    """Digest of the names and contents of the files that are read of a category, wherever it and they lie."""
+    listed = list_category(folder)
+    files = {each.image for each in listed} | {each.mask for each in listed if each.mask is not None}
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
+    for path in sorted(files):
+        line = f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -60,15 +65,10 @@ def build_prepare(config: RunConfig, category: str, staged: Staged) -> None:
     Raises: DataError that lists every fault of the category.
     """
     folder = find_categories(config.data)[category]
-    samples = read_dataset(config.data, [category])
-    faults = check_dataset(samples)
+    split, faults = check_and_split(read_dataset(config.data, [category]), {category: folder}, config.split)
     if has_errors(faults):
         errors = [fault for fault in faults if fault.severity == "error"]
         raise DataError(f"{folder}: {len(errors)} fault(s) in the data\n{faults_text(errors, folder)}")
-    split = split_samples(samples, config.split)
-    faults += split_faults(split, config.split)
-    if has_errors(faults):
-        raise DataError(f"{folder}: the split leaves too little\n{faults_text(faults, folder)}")
     if faults:
         log.warning("%s: %d warning(s); to read them: anodiff data check %s", category, len(faults), folder)
     (staged.out / "warnings.txt").write_text(faults_text(faults, folder) + "\n")

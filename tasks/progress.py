@@ -7,9 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
-import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from downstream.progress import heard_by as downstream_heard_by
@@ -72,7 +70,7 @@ class Told:
                 self.artifact = create_progress_artifact(percent, key=key, description=self.out.label)  # type: ignore[assignment]
             else:
                 update_progress_artifact(self.artifact, percent, description=f"{self.out.label}: {text}")
-        except (PrefectException, httpx.HTTPError, OSError) as error:
+        except Exception as error:
             log.debug("no progress artifact: %s", error)
 
 

@@ -258,7 +258,13 @@ def write_run(
     (folder / STARTED).unlink(missing_ok=True)
     if reports:
         found = Run(run, folder, state, config, tuple(stages))
-        write_page(found, pages_made(found))
+        try:
+            write_page(found, pages_made(found))
+        except Exception as error:  # showing never fails what is done
+            again = f"anodiff report {run} --store {config.store}"
+            log.error(
+                "run %s: its page is not written: %s: %s; later: %s", run, type(error).__name__, error, again
+            )
     try:
         push_runs(config.store)
     except StoreUnreachableError as error:

@@ -174,7 +174,8 @@ def run(
     task = stage.with_options(
         refresh_cache=not there,
         result_storage=(out.store / "results").resolve(),
-        task_run_name=f"{out.stage} {out.label}",
+        # Prefect fills in what stands in braces.
+        task_run_name=f"{out.stage} {out.label}".replace("{", "{{").replace("}", "}}"),
         tags=tags_of(out),
         timeout_seconds=config.stage_timeout_s,
     )

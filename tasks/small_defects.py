@@ -10,7 +10,7 @@ import pandas as pd
 
 from dual_anodiff.config import NativeConfig
 from dual_anodiff.native import CELL_PX, below_one_cell, find_defects, thickness_px, working_size
-from tasks.data_check import Fault
+from tasks.faults import Fault
 from tasks.pictures import load_mask
 from tasks.samples import category_folder
 

@@ -1,19 +1,21 @@
 """The few-shot split: made once, by content, and written to a file that every stage reads."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tasks.data_check import Fault
+from tasks.data_check import check_samples
 from tasks.errors import DataError
+from tasks.faults import Fault, has_errors
 from tasks.near_duplicates import with_groups
 from tasks.pictures import sha256_of
 from tasks.samples import COLUMNS, category_folder, defect_types
+from tasks.shots import named_shots
 
 
 class SplitConfig(BaseModel):
@@ -21,9 +23,10 @@ class SplitConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shots: Literal["third"] | Annotated[int, Field(ge=1)] = Field(
+    shots: Literal["third"] | Annotated[int, Field(ge=1)] | Path = Field(
         default="third",
-        description="Defect pictures per type that train: a number, or 'third' (by name, rounded down, at least 1).",
+        description="Defect pictures per type that train: a number, 'third' (by name, rounded down, at least 1), or a "
+        "text file that names them, one picture a line.",
     )
     val_share: float = Field(
         default=0.2, gt=0, lt=1, description="Share of the normal training pictures held back."
@@ -36,6 +39,13 @@ class SplitConfig(BaseModel):
         description="Split by name as the literature does, though one part may then be on both sides. To show how "
         "far such figures are off; they do not count.",
     )
+
+    @field_validator("shots")
+    @classmethod
+    def _is_a_file(cls, shots: int | str | Path) -> int | str | Path:
+        if isinstance(shots, Path) and not shots.suffix and len(shots.parts) == 1:
+            raise ValueError("neither a number, nor third, nor a file such as shots.txt")
+        return shots
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def split_samples(samples: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
     from training; (4) of the other normals, whole groups are held back as "val", chosen by content. The rest is as
     its folder says. Groups are found here if the table has none yet; with `config.naive` every picture is a part of
     its own.
-    Raises: DataError if a picture is unreadable.
+    Raises: DataError if a picture is unreadable, or the file of shots names what is not there.
     """
     if config.naive:
         samples = samples.assign(group=range(len(samples)))
@@ -73,7 +83,8 @@ def _split_category(rows: pd.DataFrame, config: SplitConfig) -> pd.DataFrame:
     normal = (rows["label_index"] == 0) & from_train
     rows["split"], rows["reason"] = "test", ""
     rows.loc[normal, "split"] = "train"
-    rows.loc[_shots(rows, config), "split"] = "train"
+    named = named_shots(config.shots, rows) if isinstance(config.shots, Path) else None
+    rows.loc[_shots(rows, config) if named is None else named, "split"] = "train"
 
     shot_of = _first_of_groups(rows[(rows["split"] == "train") & (rows["label_index"] == 1)])
     _exclude(rows, (rows["split"] == "test") & rows["group"].isin(shot_of), "the shot", shot_of)
@@ -104,7 +115,7 @@ def _shots_of(of_type: pd.DataFrame, config: SplitConfig) -> list[int]:
     """
     of_type = of_type.sort_values("image_path")
     parts = of_type["group"].drop_duplicates().tolist()
-    if config.shots == "third":
+    if not isinstance(config.shots, int):
         part_after_part = of_type["group"].map(parts.index).sort_values(kind="stable")
         return part_after_part.index[: max(1, len(of_type) // 3)].tolist()
     trainable = of_type[of_type["group"].isin(parts[:-1] or parts)]
@@ -228,13 +239,18 @@ def split_faults(split: pd.DataFrame, config: SplitConfig) -> list[Fault]:
                 what = f"the split leaves no normal picture to {needed}: {(normals == 'excluded').sum()} are excluded"
                 fix = "add normal pictures of parts that are not in the test set"
                 faults.append(Fault("error", folder / "train" / "good", what, fix))
+        if not (rows["split"] == "test").any():
+            what = "no picture is left to test: each is a shot, or shows the part of one"
+            faults.append(
+                Fault("error", folder / "test", what, "add pictures of other parts, good or with defects")
+            )
         for defect_type in defect_types(rows):
             sides, place = rows[rows["label"] == defect_type]["split"], folder / "test" / defect_type
             if not (sides == "test").any():
                 what = "every picture that is no shot shows the part of one, so none is left to test"
                 faults.append(Fault("warning", place, what, "add pictures of other parts"))
             shots = int((sides == "train").sum())
-            if config.shots != "third" and shots < config.shots:
+            if isinstance(config.shots, int) and shots < config.shots:
                 what = f"{shots} shot(s) instead of {config.shots}: a part must be left to test"
                 faults.append(
                     Fault("warning", place, what, "add pictures of other parts, or lower split.shots")
@@ -242,13 +258,32 @@ def split_faults(split: pd.DataFrame, config: SplitConfig) -> list[Fault]:
     return faults
 
 
+def check_and_split(
+    samples: pd.DataFrame, folders: Mapping[str, Path], config: SplitConfig
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """What a run does with its data before anything is trained: all faults, those of the split among them, and the split.
+
+    With errors the split is the table as it came. Raises: DataError for a file of shots that cannot be used.
+    """
+    checked = check_samples(samples, folders)
+    if has_errors(checked.faults):
+        return samples, checked.faults
+    split = split_samples(checked.samples, config)
+    return split, checked.faults + split_faults(split, config)
+
+
 def write_split(split: pd.DataFrame, root: Path, out_csv: Path) -> None:
     """Write the table as CSV, its paths relative to the data's root, so that the file moves with the data."""
-    root = root.resolve()
+    roots = (root.absolute(), root.resolve())  # a linked folder's pictures are named through the link
     table = split[COLUMNS].copy()
     for column in ("image_path", "mask_path"):
-        table[column] = [Path(path).relative_to(root).as_posix() if path else "" for path in table[column]]
+        table[column] = [_below(Path(path), roots) if path else "" for path in table[column]]
     table.to_csv(out_csv, index=False, lineterminator="\n")
+
+
+def _below(path: Path, roots: Sequence[Path]) -> str:
+    root = next((root for root in roots if path.is_relative_to(root)), roots[0])
+    return path.relative_to(root).as_posix()
 
 
 def read_split(split_csv: Path, root: Path) -> pd.DataFrame:
@@ -261,7 +296,7 @@ def read_split(split_csv: Path, root: Path) -> pd.DataFrame:
         raise DataError(
             f"{split_csv}: columns {list(table.columns)}, expected {COLUMNS}; make the split again"
         )
-    root = root.resolve()
+    root = root.absolute()
     for column in ("image_path", "mask_path"):
         table[column] = [str(root / path) if path else "" for path in table[column]]
     return table.astype({"label_index": "int64", "group": "int64"})

@@ -55,7 +55,7 @@ def open_store(place: str | Path) -> Path:
     """
     url = _url(place)
     if url is None:
-        return Path(place)
+        return Path(place).expanduser()
     scheme, _, rest = url.partition("://")
     if scheme in ("file", "local"):
         return Path(f"/{rest}")

@@ -178,7 +178,7 @@ def track_run(config: "RunConfig", folder: Path) -> None:
             config.track.wait_s,
             later,
         )
-    except (OSError, AnodiffError) as error:
+    except Exception as error:  # showing never fails what is done
         log.warning("run %s: not tracked: %s; later: %s", folder.name, error, later)
 
 

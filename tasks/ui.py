@@ -1,15 +1,16 @@
 """What Prefect's UI shows of a category: its figures, its verdicts, its sheets of pairs."""
 
 import base64
+import hashlib
 import io
 import logging
+import re
+import unicodedata
 from pathlib import Path
 
-import httpx
 import pandas as pd
 from PIL import Image
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
-from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from tasks.artifacts import Artifact
@@ -29,22 +30,38 @@ def show_category(report: Artifact) -> None:
     """Create the artifacts of one category; nothing where nobody could look: the server lives only for the run."""
     if is_own_server(get_current_settings().api.url):
         return
-    key = "".join(letter if letter.isalnum() else "-" for letter in report.category.lower())
     try:
         figures = pd.read_parquet(report.path / METRICS)
         if len(figures):  # none where every model failed
-            create_table_artifact(figures_rows(figures), key=f"{key}-figures", description=FIGURES_NOTE)
+            create_table_artifact(
+                figures_rows(figures), key=artifact_key(report.category, "figures"), description=FIGURES_NOTE
+            )
         text = summary_text(report)
-        create_markdown_artifact(text, key=f"{key}-summary", description=f"{report.category}: did it help?")
+        create_markdown_artifact(
+            text, key=artifact_key(report.category, "summary"), description=f"{report.category}: did it help?"
+        )
         for sheet in sorted((report.path / SHEETS).glob("*.png")):
             # A link into the store would lead nowhere: the browser is on another machine, the store has no server.
             create_image_artifact(
                 picture_url(sheet),
-                key=f"{key}-{sheet.stem}".replace("_", "-").lower(),
+                key=artifact_key(report.category, sheet.stem),
                 description=sheet.stem,
             )
-    except (PrefectException, httpx.HTTPError, OSError) as error:
-        log.warning("%s: not shown in Prefect's UI: %s", report.category, error)
+    except Exception as error:  # showing never fails what is done
+        again = "the same `anodiff run` tries again"
+        log.warning(
+            "%s: not shown in Prefect's UI: %s: %s; %s", report.category, type(error).__name__, error, again
+        )
+
+
+def artifact_key(*names: str) -> str:
+    """A key of names as Prefect takes them: a-z, 0-9 and dashes; unlike any other's, by a hash, where letters are lost."""
+    plain = "-".join(names).lower().replace("_", "-")
+    if re.fullmatch(r"[a-z0-9-]+", plain):
+        return plain
+    latin = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+    readable = re.sub(r"[^a-z0-9]+", "-", latin).strip("-")
+    return f"{readable}-{hashlib.sha256('/'.join(names).encode()).hexdigest()[:8]}".lstrip("-")
 
 
 def figures_rows(metrics: pd.DataFrame) -> list[dict[str, str | float]]:

@@ -95,7 +95,6 @@ def test_missing_parts_are_said_plainly(squares: Squares) -> None:
     samples, pairs = squares.samples, squares.pairs
     normal = samples["label_index"] == 0
     cases = [
-        (samples, pairs.iloc[:0], "no generated pairs.*also `real`"),
         (samples, pairs.iloc[:1], "only 1 generated pair"),
         (samples[~(normal & (samples["split"] == "train"))], pairs, 'normal pictures with split "train"'),
         (samples[~(normal & (samples["split"] == "val"))], pairs, 'normal pictures with split "val"'),
@@ -105,6 +104,8 @@ def test_missing_parts_are_said_plainly(squares: Squares) -> None:
     for rows, given, fault in cases:
         with pytest.raises(TrainingSetError, match=fault):
             training_set("real", rows, given)
+    with pytest.raises(TrainingSetError, match="no generated pairs"):
+        training_set("generated", samples, pairs.iloc[:0])
 
 
 def test_a_picture_on_both_sides_is_refused(squares: Squares) -> None:
@@ -113,3 +114,23 @@ def test_a_picture_on_both_sides_is_refused(squares: Squares) -> None:
     samples.loc[samples.index[0], "image_path"] = samples.loc[first_normal, "image_path"]
     with pytest.raises(TrainingSetError, match="1 pictures are in train and val"):
         training_set("generated", samples, squares.pairs)
+
+
+def test_where_no_pair_passed_shots_are_held_back_to_validate_on(
+    squares: Squares, baselines: dict[str, pd.DataFrame]
+) -> None:
+    none = squares.pairs.iloc[:0]
+    one = training_set("real", squares.samples, none)
+    shots = squares.samples[(squares.samples["split"] == "train") & (squares.samples["label_index"] == 1)]
+    trained, validated = (rows[rows["source"] == "real"]["image_path"] for rows in (one.train, one.val))
+    assert set(trained) | set(validated) == set(shots["image_path"])
+    assert not set(trained) & set(validated)
+    assert (validated.size, trained.size) == (1, 2)
+    pd.testing.assert_frame_equal(
+        one.val, training_set("copy-paste+real", squares.samples, none, baselines=baselines).val
+    )
+    with pytest.raises(TrainingSetError, match="no generated pairs"):
+        training_set("generated", squares.samples, none)
+    single = squares.samples.drop(shots.index[1:])
+    with pytest.raises(TrainingSetError, match="only one shot of each defect type"):
+        training_set("real", single, none)

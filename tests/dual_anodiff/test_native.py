@@ -400,7 +400,7 @@ def test_an_unreadable_normal_is_named(crops: pd.DataFrame, tmp_path: Path) -> N
     broken = tmp_path / "bolt/train/good/broken.png"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"broken\.png: can't be read"):
+    with pytest.raises(InputError, match=r"broken\.png: cannot be read"):
         blended(crops, [broken], tmp_path / "out")
 
 

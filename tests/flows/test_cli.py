@@ -146,7 +146,7 @@ def test_a_wish_that_cannot_be_is_refused_before_the_model_is_loaded(
             ["--backgrounds", "few"],
             "3 normal pictures are too few to tell an object from its background",
         ),
-        ("convex", ["--backgrounds", "broken"], "003.png: can't be read as a picture"),
+        ("convex", ["--backgrounds", "broken"], "003.png: cannot be read as a picture"),
         ("convex", ["--backgrounds", "twice"], "two pictures of one name"),
         ("off", ["--backgrounds", "few"], "was trained without (adapter.background = 'off'); give none"),
     ],

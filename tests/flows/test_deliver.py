@@ -73,6 +73,12 @@ def test_exported_files_say_of_the_test_pictures_what_the_run_said(
     for folder in folders:
         export = json.loads((folder / "export.json").read_text())
         assert export["n_checked"] == 4  # two normals, a shot of each defect type
+        assert (export["run"], export["category"], export["training_set"]) == (
+            finished.run,
+            "bolt",
+            "generated",
+        )
+        assert "squeezed into the square" in export["resizing"]
         worst = max(v for one in export["max_abs_difference"].values() for v in one.values())
         assert f"{folder}: max difference to PyTorch {worst:.1e} on 4 pictures" in output
     assert f"refuse from pred_score {described['image_threshold']:.4g}" in output

@@ -236,3 +236,24 @@ def test_a_strength_is_a_range_of_shares(tmp_path: Path) -> None:
         load_config("demo", ["generate.strength=[0.4, 0.2]"], data=tmp_path, store=tmp_path / "store")
     with pytest.raises(ConfigError, match=r"generate\.strength"):
         load_config("demo", ["generate.strength=[0, 0.2]"], data=tmp_path, store=tmp_path / "store")
+
+
+def test_the_users_home_is_found_wherever_a_path_stands(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    empty.write_text("data: ~/data\nstore: ~/store\nobjects: {masks: ~/masks}\nsplit: {shots: ~/shots.txt}\n")
+    config = load_config("~/empty.yaml", ["finetune.base=~/sd"])
+    assert (config.data, config.store) == (tmp_path / "data", tmp_path / "store")
+    assert (config.objects.masks, config.split.shots) == (tmp_path / "masks", tmp_path / "shots.txt")
+    assert config.finetune.base == str(tmp_path / "sd")
+    assert load_config(empty, data=Path("~/mine")).data == tmp_path / "mine"
+    assert load_config(empty, ["finetune.base=a~/b"]).finetune.base == "a~/b"
+
+
+def test_what_yaml_takes_for_yes_or_no_is_explained_and_names_are_in_one_form(empty: Path) -> None:
+    empty.write_text("data: x\ndefects: [no]\n")
+    with pytest.raises(ConfigError, match="defects: False is no text; YAML reads no, yes, on and off so"):
+        load_config(empty)
+    empty.write_text("data: x\ndefects: ['no', O\u0308se]\n", encoding="utf-8")
+    assert load_config(empty).defects == ("no", "\u00d6se")

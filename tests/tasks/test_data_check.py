@@ -1,5 +1,6 @@
 """Each fault of a data folder, by name."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.data_check import Fault, check_dataset, faults_text, has_errors
+from tasks.data_check import check_dataset
+from tasks.errors import DataError
+from tasks.faults import Fault, faults_text, has_errors
 from tasks.samples import read_dataset
 from tests.tasks.data_folders import exposed, healthy_category, real_data, save, square_mask, texture
 
@@ -40,10 +43,9 @@ def test_mask_of_other_size(bolt: Path) -> None:
     assert _is(_only(bolt), "error", mask, "mask is 40×40, its picture 48×48")
 
 
-@pytest.mark.parametrize("value", [0, 1])
-def test_empty_mask(bolt: Path, value: int) -> None:
-    mask = save(bolt / "ground_truth/dent/002_mask.png", square_mask() / 255 * value)
-    assert _is(_only(bolt), "error", mask, f"mask is empty: no pixel above 127, the largest is {value}")
+def test_empty_mask(bolt: Path) -> None:
+    mask = save(bolt / "ground_truth/dent/002_mask.png", square_mask(side=0))
+    assert _is(_only(bolt), "error", mask, "mask is empty")
 
 
 def test_unreadable_picture_and_mask(bolt: Path) -> None:
@@ -58,11 +60,14 @@ def test_unreadable_picture_and_mask(bolt: Path) -> None:
 def test_same_file_across_splits_labels_or_in_one_folder(bolt: Path) -> None:
     shutil.copy(bolt / "train/good/001.png", bolt / "test/good/009.png")
     assert _is(
-        _only(bolt), "error", bolt / "train/good/001.png", "the same file as test/good/009.png, on the other"
+        _only(bolt),
+        "warning",
+        bolt / "train/good/001.png",
+        "the same file as test/good/009.png, in train and",
     )
     (bolt / "test/good/009.png").unlink()
     shutil.copy(bolt / "test/dent/001.png", bolt / "test/stain/001.png")
-    assert _is(_only(bolt), "error", bolt / "test/dent/001.png", "under another label")
+    assert _is(_only(bolt), "error", bolt / "test/dent/001.png", "under other labels (dent, stain)")
     save(bolt / "test/stain/001.png", texture(77))
     shutil.copy(bolt / "train/good/001.png", bolt / "train/good/099.png")
     assert _is(_only(bolt), "warning", bolt / "train/good/001.png", "the same file as train/good/099.png")
@@ -122,7 +127,122 @@ def test_exif_rotation(bolt: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(texture(4).astype(np.uint8)).save(bolt / "train/good/004.png", exif=exif)
-    assert _is(_only(bolt), "warning", bolt / "train/good/004.png", "EXIF orientation 6")
+    assert _is(_only(bolt), "warning", bolt / "train/good/004.png", "orientation 6 is not applied")
+
+
+def test_black_masks_of_good_pictures_are_fine_and_drawn_ones_are_not(bolt: Path) -> None:
+    for index in range(3):
+        save(bolt / f"ground_truth/good/{index:03}_mask.png", square_mask(side=0))
+    assert check_dataset(bolt) == []
+    save(bolt / "ground_truth/good/002_mask.png", square_mask())
+    fault = _only(bolt)
+    assert _is(
+        fault, "error", bolt / "test/good/002.png", "good, yet its mask ground_truth/good/002_mask.png"
+    )
+    assert "marks 144 px" in fault.what
+
+
+@pytest.mark.parametrize("name", ["002_gt.png", "002_MASK.PNG", "gt_002.png", "002-label.png"])
+def test_a_mask_under_another_name_is_named(bolt: Path, name: str) -> None:
+    mask = bolt / "ground_truth/dent/002_mask.png"
+    mask.rename(mask.with_name(name))
+    fault = _only(bolt)
+    assert _is(fault, "error", bolt / "test/dent/002.png", f"{name} looks like the mask of 002.png")
+    assert fault.fix == "rename it to 002_mask.png"
+
+
+def test_masks_in_a_folder_of_their_picture_or_of_a_label_spelt_otherwise_are_named(bolt: Path) -> None:
+    mask = bolt / "ground_truth/dent/002_mask.png"
+    (mask.parent / "002").mkdir()
+    mask.rename(mask.parent / "002/000.png")
+    assert _is(_only(bolt), "error", bolt / "test/dent/002.png", "the folder dent/002 holds 1 in its stead")
+    (mask.parent / "002/000.png").rename(mask)
+    (bolt / "ground_truth/stain").rename(bolt / "ground_truth/Stain")
+    faults = [fault for fault in check_dataset(bolt) if fault.severity == "error"]
+    assert len(faults) == 6
+    assert all("ground_truth has Stain, but no stain" in fault.what for fault in faults)
+
+
+def test_a_mask_that_can_be_read_in_two_ways_is_refused_with_a_way_out(bolt: Path) -> None:
+    path = save(bolt / "ground_truth/dent/002_mask.png", square_mask() / 2 + square_mask(side=6) / 4 + 20)
+    fault = _only(bolt)
+    assert _is(fault, "error", path, "areas of 2 kinds beside black")
+    assert "255" in fault.fix
+
+
+def test_twelve_bits_pages_transparency_and_wide_pictures_are_warned_of(bolt: Path) -> None:
+    for path in [*bolt.glob("train/good/*"), *bolt.glob("test/*/*")]:
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 16).save(path)
+    assert _is(_only(bolt), "warning", bolt, "no picture is brighter than 6% of its range: 12 bits in 16?")
+    for path in bolt.glob("train/good/*"):
+        save(path, texture(int(path.stem)))
+    assert [fault.path for fault in check_dataset(bolt)] == [
+        bolt / "test" / each for each in ("dent", "good", "stain")
+    ]
+
+    shutil.rmtree(bolt)
+    healthy_category(bolt)
+    page = Image.fromarray(texture(0).astype(np.uint8))
+    (bolt / "train/good/000.png").unlink()
+    page.save(bolt / "train/good/000.tif", save_all=True, append_images=[page, page])
+    clear = Image.fromarray(texture(1).astype(np.uint8)).convert("RGBA")
+    clear.putpixel((0, 0), (255, 0, 0, 0))
+    clear.save(bolt / "train/good/001.png")
+    of_pages, of_clear = check_dataset(bolt)
+    assert _is(of_pages, "warning", bolt / "train/good/000.tif", "3 pages, only the first is read")
+    assert _is(
+        of_clear, "warning", bolt / "train/good/001.png", "transparent in part, which is read as black"
+    )
+
+    shutil.rmtree(bolt)
+    healthy_category(bolt)
+    save(bolt / "train/good/000.png", np.tile(texture(0), (1, 4)))
+    assert _is(_only(bolt), "warning", bolt / "train/good/000.png", "192×48 (4:1)")
+
+
+def test_pictures_larger_than_the_limit_are_refused_by_name(
+    bolt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(bolt / "train/good/000.png", texture(0, px=100))
+    monkeypatch.setenv("ANODIFF_MAX_MEGAPIXELS", "0.005")
+    fault = _only(bolt)
+    assert _is(fault, "error", bolt / "train/good/000.png", "has 0 megapixels, more than 0.005")
+    assert "ANODIFF_MAX_MEGAPIXELS" in fault.fix
+
+
+def test_what_is_not_read_is_counted_and_named(bolt: Path) -> None:
+    good = bolt / "train/good"
+    for name in ("Thumbs.db", "000.json", ".DS_Store"):
+        (good / name).touch()
+    assert check_dataset(bolt) == []
+    for name in ("a.webp", "b.jfif"):
+        (good / name).touch()
+    save(good / "more/000.png", texture(1))
+    (good / "gone.png").symlink_to(bolt / "nowhere.png")
+    save(bolt / "test/000.png", texture(2))
+    save(bolt / "validation/good/000.png", texture(2))
+    told = {(fault.path, fault.what) for fault in check_dataset(bolt)}
+    assert told == {
+        (good, "2 file(s) of kinds that are not read: a.webp, b.jfif"),
+        (good, "1 sub-folder(s) that are not read: more"),
+        (good, "1 link(s) that lead nowhere: gone.png"),
+        (bolt / "test", "1 picture(s) in no folder of their own are not read: 000.png"),
+        (bolt / "validation", "pictures here are not read"),
+    }
+
+
+def test_a_folder_good_that_is_spelt_otherwise(bolt: Path) -> None:
+    (bolt / "train/good").rename(bolt / "train/Good")
+    (bolt / "test/good").rename(bolt / "test/GOOD")
+    faults = {fault.path: fault for fault in check_dataset(bolt) if "rename it to good" in fault.fix}
+    assert set(faults) == {bolt / "train/Good", bolt / "test/GOOD"}
+    assert all(fault.severity == "error" for fault in faults.values())
+
+
+def test_a_name_that_is_no_text(bolt: Path) -> None:
+    (bolt / "train/good/001.png").rename(bolt / "train/good" / os.fsdecode(b"\xff.png"))
+    with pytest.raises(DataError, match=r"udcff\.png': the name is not in UTF-8.*rename it"):
+        check_dataset(bolt)
 
 
 def test_all_faults_at_once_errors_first(bolt: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from dual_anodiff.base import WEIGHTS
 from flows.planning import plan_run
 from tasks.artifacts import refs_in
 from tasks.config import RunConfig, load_config
@@ -109,9 +110,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys")
     healthy_category(folder / "data" / "bolt", normals=6, tests=2, defects=4)
     healthy_category(folder / "more" / "bolt", normals=7, tests=2, defects=4)
-    for name in ("base/model_index.json", "encoder/model.safetensors", "masks/mask.png", "weights"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    weights = [f"{part}/{name}.safetensors" for part, name in WEIGHTS.items()]
+    for name in (
+        *(f"base/{each}" for each in weights),
+        "encoder/model.safetensors",
+        "masks/mask.png",
+        "weights",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(name)
+    (folder / "base/model_index.json").write_text("{}")
     return folder
 
 

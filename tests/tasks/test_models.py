@@ -89,7 +89,10 @@ def test_refused_pairs_are_in_no_training_set_and_counted_by_reason(
 def test_if_every_pair_is_refused_the_error_says_what_to_do(config: RunConfig) -> None:
     pictures = pictures_with(config, {"dent": [EMPTY, LARGE], "stain": [LARGE]})
     with pytest.raises(DataError, match=r"every one of 3 generated pairs is refused: 2 mask too large"):
-        rows_of(pictures, "real", config)
+        rows_of(pictures, "generated+real", config)
+    rows, _ = rows_of(pictures, "real", config)
+    assert set(rows.val["source"]) == {"normal", "real"}, "shots are held back in their stead"
+    assert not set(rows.train["image_path"]) & set(rows.val["image_path"])
 
 
 def test_models_learn_from_as_many_pairs_as_were_asked_for_the_first_that_pass(config: RunConfig) -> None:

@@ -1,11 +1,13 @@
 """The reader of the MVTec AD layout."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from tasks.data_check import check_dataset
 from tasks.errors import DataError
-from tasks.samples import COLUMNS, defect_types, read_dataset
+from tasks.samples import COLUMNS, defect_types, find_categories, read_dataset
 from tests.tasks.data_folders import healthy_category, real_data, save, square_mask, texture
 
 
@@ -49,6 +51,27 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     healthy_category(tmp_path / "bolt", normals=1)
     with pytest.raises(DataError, match="no category nut; found bolt"):
         read_dataset(tmp_path, ["nut"])
+
+
+def test_links_spaces_and_both_forms_of_an_umlaut(tmp_path: Path) -> None:
+    composed, decomposed = "Öse", unicodedata.normalize("NFD", "Öse")
+    healthy_category(tmp_path / "elsewhere" / "x")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / decomposed).symlink_to(tmp_path / "elsewhere" / "x")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "x")
+    for kind, name in (("test", decomposed), ("ground_truth", composed)):
+        (tmp_path / "elsewhere/x" / kind / "dent").rename(tmp_path / "elsewhere/x" / kind / f"{name} bent")
+    picture = tmp_path / "elsewhere/x/test" / f"{decomposed} bent" / "000.png"
+    picture.rename(picture.with_name(f"{decomposed}.png"))
+    mask = tmp_path / "elsewhere/x/ground_truth" / f"{composed} bent" / "000_mask.png"
+    mask.rename(mask.with_name(f"{composed}_mask.png"))
+
+    table = read_dataset(tmp_path / "data", [composed])
+    assert set(table["category"]) == {composed}
+    assert defect_types(table) == ["stain", f"{composed} bent"]
+    assert ((table["label_index"] == 1) == (table["mask_path"] != "")).all()
+    assert set(find_categories(tmp_path / "link")) == {"link"}, "a link is called as it is"
+    assert [fault for fault in check_dataset(tmp_path / "data") if fault.severity == "error"] == []
 
 
 def test_real_pictures() -> None:
