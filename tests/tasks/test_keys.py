@@ -109,7 +109,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     healthy_category(folder / "data" / "bolt", normals=6, tests=2, defects=4)
     healthy_category(folder / "more" / "bolt", normals=7, tests=2, defects=4)
     weights = [f"{part}/{name}.safetensors" for part, name in WEIGHTS.items()]
-    for name in (*(f"base/{each}" for each in weights), "encoder/model.safetensors", "masks/mask.png", "weights"):
+    for name in (
+        *(f"base/{each}" for each in weights),
+        "encoder/model.safetensors",
+        "masks/mask.png",
+        "weights",
+    ):
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(name)
     (folder / "base/model_index.json").write_text("{}")
