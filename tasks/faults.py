@@ -26,8 +26,8 @@ def faults_text(faults: Iterable[Fault], root: Path | None = None) -> str:
     roots = () if root is None else (root.absolute(), root.resolve())
     lines = []
     for fault in faults:
-        inside = next((base for base in roots if fault.path.is_relative_to(base)), None)
-        path = fault.path if inside is None else fault.path.relative_to(inside)
+        inside = next((base for base in roots if fault.path.is_relative_to(base)), fault.path)
+        path = fault.path if inside == fault.path else fault.path.relative_to(inside)
         lines.append(f"{fault.severity}: {path}: {fault.what}; {fault.fix}")
     return "\n".join(lines)
 
