@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from downstream.delivered import scaled
 from downstream.images import read_image, read_mask, resize_image
 from downstream.runtimes import run_onnx
 from downstream.training_sets import split_pairs
@@ -107,11 +109,16 @@ def test_a_training_set_is_handed_over_with_its_provenance(
             assert image["seed"] == pair_seed(config.seed, image["index"])
             adapter = store_of(finished) / "artifacts" / image["adapter_key"]
             assert json.loads((adapter / "manifest.json").read_text())["label"] == f"bolt/{image['label']}"
-            # The very pair of the store, with its mask.
+            # The very pair of the store, with its mask, as large as the pictures are.
             (original,) = (store_of(finished) / "artifacts/generate").glob(image["original"])
-            np.testing.assert_array_equal(picture, read_image(original))
+            drawn, drawn_mask = scaled(
+                np.asarray(Image.open(original)),
+                np.asarray(read_mask(original.parents[1] / "mask" / original.name)) > 0,
+                (48, 48),
+            )
+            np.testing.assert_array_equal((picture * 255).round(), drawn)
             mask = np.max([coco.annToMask(a) for a in coco.loadAnns(coco.getAnnIds(image["id"]))], axis=0)
-            np.testing.assert_array_equal(mask, read_mask(original.parents[1] / "mask" / original.name))
+            np.testing.assert_array_equal(mask, drawn_mask)
     assert {source for _, source in seen} == {"normal", "generated"}
 
     pairs = pd.concat(
