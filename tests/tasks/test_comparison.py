@@ -116,7 +116,7 @@ def test_a_category_that_cannot_be_compared_leaves_the_others_alone(store: Path)
     found = compared(first, second, third)
     why = dict(zip(zip(found.not_compared["run"], found.not_compared["category"], strict=True),
                    found.not_compared["why"], strict=True))  # fmt: skip
-    assert "the split differs (split.shots third and 3)" in why[second.run, "bolt"]
+    assert "the split differs (split.shots 4 and 3)" in why[second.run, "bolt"]
     assert why[third.run, "bolt"] == "not in this run"
     assert set(found.figures.loc[found.figures["run"] == third.run, "category"]) == {"nut", "screw"}
     assert set(found.ranking["run"]) == {third.run}

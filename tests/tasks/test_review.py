@@ -161,7 +161,11 @@ def test_a_decision_on_another_picture_does_not_count(
 def test_what_is_planned_of_crops_blends_the_reviewed_ones(tmp_path: Path) -> None:
     config = run_config(tmp_path)
     config = config.model_copy(
-        update={"native": config.native.model_copy(update={"enabled": True, "crop_px": 32})}
+        update={
+            "native": config.native.model_copy(update={"enabled": True, "crop_px": 32}),
+            # Pairs that start from shots come out as whole pictures, without blend.
+            "generate": config.generate.model_copy(update={"start": "noise"}),
+        }
     )
 
     def planned() -> dict[tuple[str, str], Artifact]:

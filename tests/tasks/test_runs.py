@@ -105,7 +105,7 @@ def test_models_and_pairs_are_told_apart_from_those_of_a_dose(config: RunConfig)
     stages = [outcome(split)]
     stages += [published(pairs("bolt/dent", round=1))]  # before more was drawn
     stages += [published(pairs(label)) for label in ("bolt/dent", "bolt/dent, 2 shots", "bolt/stain")]
-    labels = ["bolt/real/seed 0", "bolt/generated, 3 pairs/seed 0", "bolt/generated/seed 0"]
+    labels = ["bolt/real/seed 0", "bolt/generated+real, 3 pairs/seed 0", "bolt/generated+real/seed 0"]
     stages += [published(model(label, label.split("/")[1])) for label in labels]
     run = find_run(config.store, written(config, *stages).run)
     assert categories_run(run) == ["bolt"]
@@ -113,7 +113,7 @@ def test_models_and_pairs_are_told_apart_from_those_of_a_dose(config: RunConfig)
         split, {"dent": pairs("bolt/dent"), "stain": pairs("bolt/stain")}, {}
     )
     found = trained_models(run, "bolt", ["localize"], [0])
-    assert {(one.training_set, one.seed) for one in found} == {("real", 0), ("generated", 0)}
+    assert {(one.training_set, one.seed) for one in found} == {("real", 0), ("generated+real", 0)}
     assert trained_models(run, "bolt", ["localize"], [1]) == []
 
 
