@@ -199,6 +199,8 @@ class WhereConfig(_Frozen):
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
+# At .4 thin cracks begin to blur, at .6 the two branches disagree, on magnetic tiles with `mini`.
+STRENGTH = (0.1, 0.35)
 
 
 class GenerateConfig(_Frozen):
@@ -211,7 +213,7 @@ class GenerateConfig(_Frozen):
         "the normals' own pixels stay. auto: shot with the base mini, noise with others.",
     )
     strength: tuple[Share, Share] = Field(
-        (0.1, 0.35),
+        STRENGTH,
         description="With start: shot, the share of the denoising steps that are run, drawn for each pair between these "
         "two: the lower, the more like the shot.",
     )

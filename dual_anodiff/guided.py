@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dual_anodiff.config import STRENGTH
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import square, square_mask
 from dual_anodiff.masks import mask_from_part
@@ -24,8 +25,6 @@ from dual_anodiff.refine import refine
 from dual_anodiff.residual import agree, changed, feather, transfer
 from dual_anodiff.start import Starts, draw_strengths, widened
 
-# At .4 thin cracks begin to blur, at .6 the two branches disagree, on magnetic tiles with `mini`.
-STRENGTH = (0.1, 0.35)
 LEAST_SHOWN = 0.25  # share of a mask that must differ from the normal
 MARGIN_CELLS = 2  # of latents around the pasted defect, in which a drawn one may differ from it
 

@@ -77,5 +77,7 @@ def draw_shots(config: RunConfig, full: Pictures, shared: Shared) -> tuple[list[
             if drawn.readable:
                 defects_without_pairs(pictures)
             doses.append(Dose("shots", count, "generated+real", pictures))
-    doses.append(Dose("shots", int(str(config.split.shots)), "generated+real", full))
+    shots = config.split.shots
+    assert isinstance(shots, int)  # the configuration allows doses of shots with a number alone
+    doses.append(Dose("shots", shots, "generated+real", full))
     return doses, stages

@@ -13,7 +13,7 @@ from prefect import task
 from dual_anodiff.config import CurateRule
 from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.artifacts import Artifact, Staged, plan
-from tasks.config import RunConfig, start_of
+from tasks.config import RunConfig
 from tasks.errors import DataError
 from tasks.pairs import PATHS, as_seen
 from tasks.prepare import read_samples
@@ -67,7 +67,8 @@ def plan_curate(
         size_px=side_px(config),
         mask_threshold=config.generate.mask.threshold,
         **config.finetune.model_dump(include={"horizontal_flip", "vertical_flip"}),
-        **config.curate.model_dump(exclude=NOT_IN_KEY) | {"rules": rules_for(config)},
+        **config.curate.model_dump(exclude=NOT_IN_KEY)
+        | {"rules": rules_for(config, into_normals="start" in drawn[0].inputs)},
         **choice_key(choice),
     )
 
@@ -131,7 +132,7 @@ def build_curate(
     for label in (defect, "good"):
         if not (known["label"] == label).any():
             raise DataError(f"curate {defect!r}: the split has no picture of {label!r} to train on")
-    size_px, rules = side_px(config), rules_for(config)
+    size_px, rules = side_px(config), rules_for(config, into_normals="mask_agreement" in pairs)
     shots = {
         str(label): load_shots(
             [
@@ -195,9 +196,9 @@ def drawn_pairs(drawn: Sequence[Artifact]) -> pd.DataFrame:
     return joined if joined["index"].is_unique else joined.assign(index=range(len(joined)))
 
 
-def rules_for(config: RunConfig) -> tuple[CurateRule, ...]:
-    """The rules asked for, without those against copies where pairs are made from the shots' own defects."""
-    if start_of(config) == "noise":
+def rules_for(config: RunConfig, *, into_normals: bool) -> tuple[CurateRule, ...]:
+    """The rules asked for, without those against copies where pairs are the shots' own defects, drawn into normals."""
+    if not into_normals:
         return config.curate.rules
     return tuple(rule for rule in config.curate.rules if rule not in COPIES)
 

@@ -1,7 +1,7 @@
 """Pairs that start from shots: their defects pasted into normals, then drawn anew with an adapter."""
 
 import json
-import tempfile
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tasks.samples import defect_types, read_dataset
 from tasks.split import ShotChoice, choice_key
 
 VERSION = 1  # of pairs that start from shots: those from noise stay as they are
+STARTS = "starts"  # within the pairs' folder until all are drawn; of one name, so that a killed run leaves none behind
 SEED = 1_000_000_007  # beside the run's, so that no pair starts from a pair of the copy-paste baseline
 
 
@@ -69,18 +70,19 @@ def build_redraw(
     from dual_anodiff.generation import pair_seed, redraw_pairs
 
     known = samples[(samples["label_index"] == 0) | (samples["label"] == defect)]
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        try:
-            pasted = copy_paste_pairs(
-                known, Path(scratch), config.num_pairs, seed=seed + SEED, first=first, part_of=part_of
-            )
-        except TrainingSetError as error:
-            raise DataError(f"generate {defect!r}: {error}") from error
-        files = {"/".join(Path(path).parts[-4:]): path for path in known["image_path"]}
-        pasted = pasted.assign(
-            normal_path=pasted["normal"].map(files), seed=[pair_seed(seed, int(i)) for i in pasted["index"]]
+    starts = out / STARTS
+    try:
+        pasted = copy_paste_pairs(
+            known, starts, config.num_pairs, seed=seed + SEED, first=first, part_of=part_of
         )
-        table = redraw_pairs(adapter, pasted, config, out, side_px=side_px, device=resolve_device(device))
+    except TrainingSetError as error:
+        raise DataError(f"generate {defect!r}: {error}") from error
+    files = {"/".join(Path(path).parts[-4:]): path for path in known["image_path"]}
+    pasted = pasted.assign(
+        normal_path=pasted["normal"].map(files), seed=[pair_seed(seed, int(i)) for i in pasted["index"]]
+    )
+    table = redraw_pairs(adapter, pasted, config, out, side_px=side_px, device=resolve_device(device))
+    shutil.rmtree(starts)
     table = table.merge(pasted[["index", "normal", "shot"]], on="index")
     table.to_parquet(out / "pairs.parquet", index=False)
     return table

@@ -90,6 +90,17 @@ def test_an_adapter_is_used_without_a_run(config: RunConfig, tmp_path: Path) -> 
     assert redrawn["shot"].str.startswith("bolt/test/dent/").all()
     assert redrawn["normal"].str.startswith("bolt/train/good/").all()
 
+    # Killed while it drew the second pair: the rest is drawn, and nothing of the way there is left.
+    first, second = (tmp_path / "redrawn" / "mask" / f"00000{i}.png" for i in (0, 1))
+    kept, before = first.stat().st_mtime_ns, second.read_bytes()
+    second.unlink()
+    (tmp_path / "redrawn" / "starts" / "image").mkdir(parents=True)
+    (tmp_path / "redrawn" / "starts" / "image" / "000000.part").write_bytes(b"half")
+    assert CliRunner().invoke(app, [*redraw, "--defect", "dent"]).exit_code == 0
+    assert (first.stat().st_mtime_ns, second.read_bytes()) == (kept, before)
+    left = {path.name for path in (tmp_path / "redrawn").iterdir()}
+    assert left == {"image", "anomaly", "mask", "pairs.parquet"}
+
     result = CliRunner().invoke(app, ["adapter", "export", str(tmp_path / "adapter"), str(tmp_path / "lora")])
     assert result.exit_code == 0, result.output
     assert list((tmp_path / "lora").glob("*.safetensors"))

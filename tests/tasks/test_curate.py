@@ -23,7 +23,6 @@ from tasks.curate import (
     drawn_pairs,
     more_to_draw,
     plan_curate,
-    rules_for,
 )
 from tasks.errors import DataError
 from tasks.pairs import PATHS, as_seen, read_pairs
@@ -43,7 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     root = tmp_path_factory.mktemp("curate")
     write_demo_data(root / "data", categories=["tile"], num_train=14, num_test_good=2, num_defects=9)
     (root / "own.yaml").write_text(
-        "split: {shots: 3}\nfinetune: {size_px: 128}\ngenerate: {start: noise, num_pairs: 4, mask: {threshold: 0.2}}\n"
+        "split: {shots: 3}\nfinetune: {size_px: 128}\ngenerate: {num_pairs: 4, mask: {threshold: 0.2}}\n"
         f"curate: {{rules: [{', '.join(RULES)}]}}\nreport: {{sheet_size_px: 64}}\n"
     )
     return load_config(root / "own.yaml", data=root / "data", store=root / "store")
@@ -241,11 +240,15 @@ def test_a_pair_drawn_into_a_normal_is_judged_in_its_window(tmp_path: Path) -> N
     assert (image[0, :, 19].numpy() == image[0, :, 20].numpy()).all()
 
 
-def test_rules_against_copies_are_out_where_pairs_are_made_from_the_shots_defects(config: RunConfig) -> None:
-    def rules(start: str) -> set[str]:
-        generate = config.generate.model_copy(update={"start": start})
-        everything = CurateConfig()
-        return set(rules_for(config.model_copy(update={"generate": generate, "curate": everything})))
+def test_rules_against_copies_are_out_where_pairs_are_made_from_the_shots_defects(
+    config: RunConfig, prepared: Artifact, draws: list[Artifact]
+) -> None:
+    """By how the pairs were drawn: a type on crops has no background in its configuration, though its run has."""
+    everything = config.model_copy(update={"curate": CurateConfig()})
 
-    assert rules("noise") - rules("shot") == {"copy_of_shot", "copy_of_pair"}
-    assert "masks_disagree" in rules("shot")
+    def rules(drawn: list[Artifact]) -> set[str]:
+        return set(plan_curate(everything, prepared, drawn, "hole").inputs["rules"])
+
+    redrawn = replace(draws[0], inputs={**draws[0].inputs, "start": {"version": 1}})
+    assert rules(draws) - rules([redrawn]) == {"copy_of_shot", "copy_of_pair"}
+    assert "masks_disagree" in rules([redrawn])
