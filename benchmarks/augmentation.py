@@ -17,8 +17,8 @@ from downstream.config import AugmentConfig
 from downstream.images import load_pictures
 from dual_anodiff.demo_data import write_demo_data
 from dual_anodiff.images import mask_to_pil, to_pil
-from tasks.samples import read_dataset
-from tasks.sheets import overlay
+from tasks.data.samples import read_dataset
+from tasks.data.sheets import overlay
 
 BATCH, ROUNDS, ROWS, COLUMNS = 8, 20, 6, 8
 OFF = {

@@ -26,11 +26,11 @@ from benchmarks.workflow import in_own_process
 from downstream.class_predictions import read_class_predictions, write_class_predictions
 from downstream.lift import bootstrap, metrics_of
 from downstream.prediction import read_predictions, write_predictions
-from tasks.artifacts import DIGEST_LENGTH, MANIFEST, file_digest
-from tasks.comparison_redraws import PREDICTIONS
-from tasks.report import METRICS, PAIRS
-from tasks.runs import Run, categories_run, find_run
-from tasks.store import DESCRIPTION
+from tasks.compare.redraws import PREDICTIONS
+from tasks.runs.ended import Run, categories_run, find_run
+from tasks.stages.report import METRICS, PAIRS
+from tasks.store.artifacts import DIGEST_LENGTH, MANIFEST, file_digest
+from tasks.store.place import DESCRIPTION
 
 MODELS = ("localize", "classify", "detect")
 SHIFT = 0.1  # of the scores' own spread

@@ -22,8 +22,8 @@ from dual_anodiff.demo_data import DEMO_CATEGORIES, draw_demo
 from dual_anodiff.features import Features
 from dual_anodiff.images import Shot
 from dual_anodiff.pairs import PairSet, flipped, load_images, load_shots, to_bytes
-from tasks.samples import read_dataset
-from tasks.split import SplitConfig, split_samples
+from tasks.data.samples import read_dataset
+from tasks.data.split import SplitConfig, split_samples
 
 SIZE_PX, SPOT_PX = 128, 24
 # What a fault is planted for; "empty" and "too_large" need none.

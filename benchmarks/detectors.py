@@ -21,8 +21,8 @@ from downstream.metrics import image_metrics, pixel_metrics
 from downstream.synthesis import copy_paste_pairs
 from downstream.training_sets import TrainingSet, training_set
 from dual_anodiff.image_encoder import imagenet_encoder
-from tasks.samples import read_dataset
-from tasks.split import SplitConfig, split_samples
+from tasks.data.samples import read_dataset
+from tasks.data.split import SplitConfig, split_samples
 
 MODELS: tuple[DetectorName, ...] = ("padim", "patchcore", "supersimplenet-unsupervised", "supersimplenet")
 METRICS = ("image_auroc", "pixel_ap", "aupro")

@@ -23,8 +23,8 @@ from downstream.prediction import predict
 from downstream.synthesis import copy_paste_pairs
 from downstream.training_sets import TrainingSetName, training_set
 from dual_anodiff.image_encoder import imagenet_encoder
-from tasks.samples import read_dataset
-from tasks.split import SplitConfig, split_samples
+from tasks.data.samples import read_dataset
+from tasks.data.split import SplitConfig, split_samples
 
 PRESENT = (10.0, 0.01)
 # focal weight, probability of defect that the head starts with (0.5: no bias)

@@ -23,8 +23,8 @@ from dual_anodiff.images import load_image, mask_to_pil, to_pil
 from dual_anodiff.masks import iou
 from dual_anodiff.objects import Objects, find_objects, object_mask
 from dual_anodiff.procedural import draw, parts
-from tasks.pictures import picture_files
-from tasks.sheets import fit, overlay
+from tasks.data.pictures import picture_files
+from tasks.data.sheets import fit, overlay
 
 SIZE_PX = 128
 ON_SHEET = 6

@@ -16,11 +16,11 @@ import pandas as pd
 from PIL import Image
 from playwright.sync_api import Page
 
-from tasks.artifacts import Artifact, Staged, plan, publish
 from tasks.config import RunConfig
-from tasks.review_desk import Desk
-from tasks.review_page import page_of, served
-from tasks.runs import find_run
+from tasks.review.desk import Desk
+from tasks.review.page import page_of, served
+from tasks.runs.ended import find_run
+from tasks.store.artifacts import Artifact, Staged, plan, publish
 from tests.browser.chromium import chromium
 from tests.tasks.data_folders import texture
 from tests.tasks.reviewed import prepared, run_config, written_run

@@ -14,7 +14,7 @@ import torch
 from dual_anodiff.demo_data import write_demo_data
 from dual_anodiff.features import Features
 from dual_anodiff.symmetries import CHANGES, FACTOR, find_symmetries, load_normals
-from tasks.pictures import picture_files
+from tasks.data.pictures import picture_files
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ import yaml
 from prefect import flow, task
 
 from flows.planning import plan_run
-from tasks.artifacts import Artifact, Staged, plan, publish
 from tasks.config import RunConfig, load_config
-from tasks.runtime import STAGE, StageResult, Started, run, run_stage
-from tasks.server import start_server
+from tasks.runtime.server import start_server
+from tasks.runtime.stage import STAGE, StageResult, Started, run, run_stage
+from tasks.store.artifacts import Artifact, Staged, plan, publish
 from tests.tasks.data_folders import save, square_mask, texture
 
 NORMALS, TEST_NORMALS, DEFECTS = 6, 2, 4  # pictures: of a category, of a category, of each defect type

@@ -9,17 +9,17 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.category import CategoryOutcome, run_category
-from tasks.artifacts import Artifact
 from tasks.config import RunConfig
-from tasks.device import resolve_device
-from tasks.finetune import base_digest
-from tasks.models import check_encoders
-from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
-from tasks.report import RunSummary, write_run
-from tasks.runtime import StageOutcome, error_text, run
-from tasks.store import check_store
-from tasks.tracking import track_run
-from tasks.under_way import begin_run
+from tasks.runs.under_way import begin_run
+from tasks.runtime.device import resolve_device
+from tasks.runtime.stage import StageOutcome, error_text, run
+from tasks.stages.finetune import base_digest
+from tasks.stages.prepare import categories_of, check_defects, plan_prepare, prepare
+from tasks.stages.report import RunSummary, write_run
+from tasks.store.artifacts import Artifact
+from tasks.store.place import check_store
+from tasks.tables.training_rows import check_encoders
+from tasks.track.tracking import track_run
 
 
 def run_name() -> str:

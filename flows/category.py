@@ -12,20 +12,20 @@ from prefect.states import Completed, Failed
 from flows.doses import dosed_sets, train_doses
 from flows.steps import Shared, draw_pairs, paste_pairs, start_model
 from flows.training_steps import choose_steps
-from tasks.artifacts import Artifact
 from tasks.config import ModelName, RunConfig
-from tasks.models import Pictures, Trained, defects_without_pairs, why_not
-from tasks.native import warn_of_small_defects
-from tasks.normals import adapt, plan_adapt
-from tasks.objects import objects, plan_objects, read_object_masks, without_texture
-from tasks.page import page, plan_page
-from tasks.prepare import defects_of, plan_prepare, prepare
-from tasks.report import plan_report, report
-from tasks.runner import stages_run_by
-from tasks.runtime import StageOutcome, Started, run
-from tasks.synthesize import baseline_of
-from tasks.training_steps import chooses_steps
-from tasks.ui import show_category
+from tasks.report.ui import show_category
+from tasks.runtime.runner import stages_run_by
+from tasks.runtime.stage import StageOutcome, Started, run
+from tasks.stages.adapt import adapt, plan_adapt
+from tasks.stages.crop_blend import warn_of_small_defects
+from tasks.stages.objects import objects, plan_objects, read_object_masks, without_texture
+from tasks.stages.page import page, plan_page
+from tasks.stages.prepare import defects_of, plan_prepare, prepare
+from tasks.stages.report import plan_report, report
+from tasks.stages.synthesize import baseline_of
+from tasks.stages.training_steps import chooses_steps
+from tasks.store.artifacts import Artifact
+from tasks.tables.training_rows import Pictures, Trained, defects_without_pairs, why_not
 
 
 @dataclass(frozen=True)

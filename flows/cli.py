@@ -137,8 +137,8 @@ def generate(
     """Draw pairs with a fine-tuned adapter, without a run."""
     with refusing(verbose):
         from tasks.config import load_config
-        from tasks.generate import build_generate, find_backgrounds
-        from tasks.redraw import redraw_shots
+        from tasks.stages.generate import build_generate, find_backgrounds
+        from tasks.stages.redraw import redraw_shots
 
         changes = [*(set_ or []), f"generate.num_pairs={num_pairs}", *_wish(where, size)]
         loaded = load_config(config or "mvtec", changes, data=Path())
@@ -162,9 +162,9 @@ def generate(
 def data_check(path: DataPath, quiet: Quiet = False, as_json: Json = False, verbose: Verbose = False) -> None:
     """List every fault of a data folder, with the file's name and what to do."""
     with refusing(verbose, quiet=quiet, as_json=as_json):
-        from tasks.faults import faults_text, has_errors
-        from tasks.samples import counts_text, find_categories, read_dataset
-        from tasks.split import SplitConfig, check_and_split
+        from tasks.data.faults import faults_text, has_errors
+        from tasks.data.samples import counts_text, find_categories, read_dataset
+        from tasks.data.split import SplitConfig, check_and_split
 
         samples = read_dataset(path)
         _, faults = check_and_split(samples, find_categories(path), SplitConfig())
@@ -190,7 +190,7 @@ def data_demo(
 ) -> None:
     """Draw a small data set in MVTec AD layout, with exact masks."""
     with refusing(verbose):
-        from tasks.prepare import draw_demo_data
+        from tasks.stages.prepare import draw_demo_data
 
         draw_demo_data(path, names(categories), seed)
     out.print(f"demo data in {path}", highlight=False)
@@ -203,7 +203,7 @@ def adapter_export(
 ) -> None:
     """Write the image branch as a LoRA that plain StableDiffusionPipeline.load_lora_weights reads."""
     with refusing(verbose):
-        from tasks.finetune import export_adapter
+        from tasks.stages.finetune import export_adapter
 
         export_adapter(adapter, folder)
     out.print(f"LoRA in {folder}", highlight=False)

@@ -52,10 +52,10 @@ def compare(
     Where two runs were not tested on the same pictures, the category is not compared, and it is said why.
     """
     with refusing(verbose, quiet=quiet, as_json=as_json):
-        from tasks.comparison import as_json as document_of
-        from tasks.comparison import check_writable, compare_runs, find_runs, write_table
-        from tasks.comparison_page import write_page
-        from tasks.store import open_store
+        from tasks.compare.comparison import as_json as document_of
+        from tasks.compare.comparison import check_writable, compare_runs, find_runs, write_table
+        from tasks.compare.page import write_page
+        from tasks.store.place import open_store
 
         check_writable({".csv": csv, ".parquet": parquet, ".html": html})
         stores = [open_store(each) for each in store or (DEFAULT_STORE,)]

@@ -6,8 +6,8 @@ import pandas as pd
 from rich.table import Table
 
 from flows.tables import FIGURES, NAIVE, TITLES, duration, percent
-from tasks.comparison import CAPTION, KEYS, Comparison
-from tasks.comparison_tables import (
+from tasks.compare.comparison import CAPTION, KEYS, Comparison
+from tasks.compare.tables import (
     MANY,
     by_reason,
     by_value,

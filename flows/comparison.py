@@ -7,9 +7,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from tasks.comparison import compare_runs, find_runs
-from tasks.comparison_ui import show_comparison
-from tasks.store import open_store
+from tasks.compare.comparison import compare_runs, find_runs
+from tasks.compare.ui import show_comparison
+from tasks.store.place import open_store
 
 
 def comparison_name() -> str:

@@ -44,7 +44,7 @@ def export(
     """Write a run's trained models as ONNX to OUT/CATEGORY/MODEL/…, each compared with PyTorch."""
     with refusing(verbose):
         from tasks.deliver import export_models
-        from tasks.runs import find_run
+        from tasks.runs.ended import find_run
 
         done = export_models(
             find_run(store, run, data=data),
@@ -77,7 +77,7 @@ def handover(
     """Write a run's training set to OUT/CATEGORY for other tools, each picture with where it is from."""
     with refusing(verbose):
         from tasks.deliver import hand_over_run
-        from tasks.runs import find_run
+        from tasks.runs.ended import find_run
 
         found = find_run(store, run, data=data)
         done = hand_over_run(

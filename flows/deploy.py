@@ -67,7 +67,7 @@ def deploy(
         from flows.augmentation import augment
         from flows.category import run_category
         from flows.comparison import compare
-        from tasks.device import create_device_limit
+        from tasks.runtime.device import create_device_limit
 
         create_work_pool(work_pool)
         create_device_limit(loaded.workers)
@@ -144,7 +144,7 @@ def check_data(config: "RunConfig") -> list[str]:
 
     Raises: DataError if the folder is here and lacks what was asked for.
     """
-    from tasks.prepare import categories_of
+    from tasks.stages.prepare import categories_of
 
     if not config.data.is_dir():
         out.print(

@@ -25,7 +25,7 @@ from flows.terminal import (
 )
 
 if TYPE_CHECKING:
-    from tasks.finding import Finding
+    from tasks.doctor.finding import Finding
 
 STYLES = {"ok": "green", "warning": "yellow", "fault": "red"}
 
@@ -48,7 +48,7 @@ def doctor(
 ) -> None:
     """See whether a run could start here: device, memory, disk, servers, weights, versions. Exits with 1 if not."""
     with refusing(verbose, quiet=quiet, as_json=as_json):
-        from tasks.doctor import examine
+        from tasks.doctor.checks import examine
 
         loaded = load(config, data or Path(), None, None, set_, store, device)
         findings = examine(loaded, has_data=data is not None)

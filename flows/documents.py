@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.estimate import Plan
-from tasks.faults import Fault, has_errors
-from tasks.page_run import REPORT
-from tasks.report import RunSummary
-from tasks.runs import Listed, Run
-from tasks.runtime import StageOutcome
-from tasks.upkeep import Entry, Garbage
+from tasks.data.faults import Fault, has_errors
+from tasks.report.run_page import REPORT
+from tasks.runs.cost import Plan
+from tasks.runs.ended import Listed, Run
+from tasks.runtime.stage import StageOutcome
+from tasks.stages.report import RunSummary
+from tasks.store.upkeep import Entry, Garbage
 
 LIFT = [
     "category",

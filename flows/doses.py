@@ -7,10 +7,18 @@ from itertools import product
 from flows.steps import Shared, draw_pairs, start_model
 from flows.training_steps import Choices
 from tasks.config import ModelName, RunConfig
-from tasks.models import Dose, Dosed, Pictures, Trained, defects_without_pairs, dose_of_pairs, why_no_dose
-from tasks.runtime import StageOutcome, Started
-from tasks.train import plan_model
-from tasks.training_steps import chooses_steps
+from tasks.runtime.stage import StageOutcome, Started
+from tasks.stages.train import plan_model
+from tasks.stages.training_steps import chooses_steps
+from tasks.tables.training_rows import (
+    Dose,
+    Dosed,
+    Pictures,
+    Trained,
+    defects_without_pairs,
+    dose_of_pairs,
+    why_no_dose,
+)
 
 
 def train_doses(

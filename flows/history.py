@@ -50,7 +50,7 @@ def plan(
     """Say what `anodiff run` with the same options would do: what is cached, what not and why, how long, how much disk."""
     with refusing(verbose, quiet=quiet, as_json=as_json):
         from flows.planning import plan_run
-        from tasks.estimate import forecast
+        from tasks.runs.cost import forecast
 
         loaded = load(config, data, categories, defects, set_, store, device)
         planned = plan_run(loaded)
@@ -86,8 +86,8 @@ def runs(
     with refusing(verbose, quiet=quiet, as_json=as_json):
         from flows.documents import run_document, runs_document
         from flows.tables import runs_table, stages_table
-        from tasks.runs import find_run, list_runs
-        from tasks.store import open_store
+        from tasks.runs.ended import find_run, list_runs
+        from tasks.store.place import open_store
 
         one = None if run is None else find_run(store, run)
         found = [] if one is not None else list_runs(open_store(store))

@@ -2,10 +2,10 @@
 
 from flows.augmentation import check_inputs
 from flows.category import all_stages
-from tasks.artifacts import verified
 from tasks.config import RunConfig
-from tasks.prepare import categories_of, check_defects, plan_prepare, prepare
-from tasks.runtime import Started, planned
+from tasks.runtime.stage import Started, planned
+from tasks.stages.prepare import categories_of, check_defects, plan_prepare, prepare
+from tasks.store.artifacts import verified
 
 
 def plan_run(config: RunConfig) -> list[Started]:

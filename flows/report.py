@@ -23,9 +23,9 @@ def report(
 ) -> None:
     """Write a run's report: one HTML file with its verdict, figures and pictures, that needs no network."""
     with refusing(verbose):
-        from tasks.page import make_pages
-        from tasks.page_run import write_page
-        from tasks.runs import find_run
+        from tasks.report.run_page import write_page
+        from tasks.runs.ended import find_run
+        from tasks.stages.page import make_pages
 
         found = find_run(store, run, data=data)
         path = write_page(found, make_pages(found), file)

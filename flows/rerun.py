@@ -8,14 +8,14 @@ from prefect import State, flow, tags
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.augmentation import check_inputs, concluded, finished, outcome_of
-from tasks.artifacts import Artifact, verified
 from tasks.config import RunConfig
 from tasks.errors import AnodiffError
-from tasks.prepare import check_defects, plan_prepare, prepare
-from tasks.report import RunSummary, write_run
-from tasks.runs import Run, find_run
-from tasks.runtime import Again, StageOutcome, again, run
-from tasks.under_way import begin_run
+from tasks.runs.ended import Run, find_run
+from tasks.runs.under_way import begin_run
+from tasks.runtime.stage import Again, StageOutcome, again, run
+from tasks.stages.prepare import check_defects, plan_prepare, prepare
+from tasks.stages.report import RunSummary, write_run
+from tasks.store.artifacts import Artifact, verified
 
 
 class Rerun(BaseModel):

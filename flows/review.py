@@ -25,9 +25,9 @@ def review(
 ) -> None:
     """Accept or reject a run's pairs in the browser, by key, and paint masks anew; the next run uses what you decided."""
     with refusing(verbose):
-        from tasks.review_desk import Desk
-        from tasks.review_page import load_gradio, page_of, served
-        from tasks.runs import find_run
+        from tasks.review.desk import Desk
+        from tasks.review.page import load_gradio, page_of, served
+        from tasks.runs.ended import find_run
 
         load_gradio()  # what is missing is said before thousands of pictures are looked at
         desk = Desk(find_run(store, run, data=data), category)

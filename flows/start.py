@@ -28,13 +28,13 @@ from flows.terminal import (
     refusing,
     wide,
 )
-from tasks.log import err
+from tasks.runtime.log import err
 
 if TYPE_CHECKING:
     from prefect import State
 
     from tasks.config import RunConfig
-    from tasks.report import RunSummary
+    from tasks.stages.report import RunSummary
 
 
 def run(
@@ -98,7 +98,7 @@ def rerun(
         if failed == (category is not None) or (from_ is not None and category is None):
             raise typer.BadParameter("give --failed, or --category C and, if wanted, --from STAGE")
         from flows.rerun import Rerun, asked_again, what_failed
-        from tasks.runs import find_run
+        from tasks.runs.ended import find_run
 
         found = find_run(store, run, data=data)
         if category is not None:
@@ -120,8 +120,8 @@ def rerun(
 def go_on(store: Path, name: str, data: Path | None) -> "RunSummary":
     """Start a stopped run again. Raises: AnodiffError if there is none."""
     from tasks.config import RunConfig
-    from tasks.store import open_store
-    from tasks.under_way import find_stopped
+    from tasks.runs.under_way import find_stopped
+    from tasks.store.place import open_store
 
     stopped = find_stopped(open_store(store), name)
     values = {**stopped.config, "store": store} | ({} if data is None else {"data": data})
@@ -130,12 +130,12 @@ def go_on(store: Path, name: str, data: Path | None) -> "RunSummary":
 
 def start(config: "RunConfig", asked: "Any | None" = None) -> "RunSummary":
     """Run the full flow, or that of a rerun, its stages' bars on the terminal."""
-    from tasks.server import start_server
+    from tasks.runtime.server import start_server
 
     wait_until_up = start_server()
     from flows.augmentation import augment
     from flows.rerun import Rerun, rerun
-    from tasks.board import board_shown
+    from tasks.runtime.board import board_shown
 
     wait_until_up()
     with board_shown():
@@ -169,7 +169,7 @@ def end(summary: "RunSummary", as_json: bool) -> None:
 def print_summary(summary: "RunSummary") -> None:
     """Tables, then what was cached, then where the pictures are."""
     from flows.tables import incomplete_categories, stage_line, tables_of
-    from tasks.page_run import REPORT
+    from tasks.report.run_page import REPORT
 
     console = wide()
     for table in tables_of(summary):

@@ -6,23 +6,23 @@ Stages of different defect types do not need each other: all are started before 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tasks.artifacts import Artifact
 from tasks.config import ModelName, RunConfig, start_of
-from tasks.curate import curate, more_to_draw, plan_curate
-from tasks.finetune import finetune, plan_finetune
-from tasks.generate import generate, plan_generate
-from tasks.models import Pictures, Trained
-from tasks.native import blend, crop, plan_blend, plan_crop, side_of_crops
-from tasks.normals import adapt, plan_adapt
-from tasks.objects import without_background
-from tasks.quality import plan_quality, quality
-from tasks.redraw import ShotStarts
-from tasks.review import decisions_on, plan_review, review
-from tasks.runtime import StageOutcome, Started, run
-from tasks.search import plan_search, search, tuned
-from tasks.split import ShotChoice
-from tasks.synthesize import BASELINES, BaselineName, baseline_of, plan_synthesize, synthesize
-from tasks.train import TRAIN, plan_model
+from tasks.data.split import ShotChoice
+from tasks.runtime.stage import StageOutcome, Started, run
+from tasks.stages.adapt import adapt, plan_adapt
+from tasks.stages.crop_blend import blend, crop, plan_blend, plan_crop, side_of_crops
+from tasks.stages.curate import curate, more_to_draw, plan_curate
+from tasks.stages.finetune import finetune, plan_finetune
+from tasks.stages.generate import generate, plan_generate
+from tasks.stages.objects import without_background
+from tasks.stages.quality import plan_quality, quality
+from tasks.stages.redraw import ShotStarts
+from tasks.stages.review import decisions_on, plan_review, review
+from tasks.stages.search import plan_search, search, tuned
+from tasks.stages.synthesize import BASELINES, BaselineName, baseline_of, plan_synthesize, synthesize
+from tasks.stages.train import TRAIN, plan_model
+from tasks.store.artifacts import Artifact
+from tasks.tables.training_rows import Pictures, Trained
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import pandas as pd
 from rich.filesize import decimal
 from rich.table import Table
 
-from tasks.estimate import Forecast, Plan
-from tasks.models import reasons_text
-from tasks.page_verdict import deciding_rows
-from tasks.report import RunSummary
-from tasks.runs import Listed, Run
+from tasks.report.verdict import deciding_rows
+from tasks.runs.cost import Forecast, Plan
+from tasks.runs.ended import Listed, Run
+from tasks.stages.report import RunSummary
+from tasks.tables.training_rows import reasons_text
 
 FIGURES = {
     "image_auroc": "image AUROC",

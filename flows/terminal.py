@@ -22,7 +22,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from flows.complete import categories, presets
-from tasks.log import err, set_up_logging
+from tasks.runtime.log import err, set_up_logging
 
 if TYPE_CHECKING:
     from tasks.config import RunConfig
@@ -150,7 +150,7 @@ def refusing(verbose: bool, *, quiet: bool = False, as_json: bool = False) -> It
     except Exception as error:
         if verbose:
             raise
-        from tasks.runtime import OUR_ERRORS, error_text
+        from tasks.runtime.stage import OUR_ERRORS, error_text
 
         if isinstance(error, OUR_ERRORS):
             _stop(error_text(error), BAD_INPUT, as_json)

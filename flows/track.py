@@ -7,7 +7,7 @@ import typer
 
 from flows.complete import DEFAULT_STORE, run_names
 from flows.terminal import RUN_FAILED, Quiet, Store, Verbose, out, refusing
-from tasks.log import err
+from tasks.runtime.log import err
 
 track_app = typer.Typer(no_args_is_help=True, help="Finished runs in MLflow: log them, look at them.")
 
@@ -35,9 +35,9 @@ def sync(
     """Log the runs of a store that are not in MLflow yet; what is there stays as it is."""
     failed = False
     with refusing(verbose, quiet=quiet):
-        from tasks.mlflow_log import sync_runs
-        from tasks.store import open_store
-        from tasks.tracking import shown
+        from tasks.store.place import open_store
+        from tasks.track.mlflow_log import sync_runs
+        from tasks.track.tracking import shown
 
         known = 0
         for each in sync_runs(open_store(store), runs or (), uri):
@@ -64,8 +64,8 @@ def ui(
 ) -> None:
     """Show the runs of a store in MLflow's own page, on this machine alone, until Ctrl-C."""
     with refusing(verbose):
-        from tasks.store import open_store
-        from tasks.tracking import TrackConfig, destination, show_ui
+        from tasks.store.place import open_store
+        from tasks.track.tracking import TrackConfig, destination, show_ui
 
         to = destination(open_store(store), TrackConfig(), uri)
         if to.is_server:

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from flows.steps import Shared, draw_pairs, paste_pairs
 from tasks.config import ModelName, RunConfig
-from tasks.models import Pictures, holds_out
-from tasks.runtime import StageOutcome, Started, run
-from tasks.split import Fold
-from tasks.training_steps import chooses_steps, plan_training_steps, training_steps
+from tasks.data.split import Fold
+from tasks.runtime.stage import StageOutcome, Started, run
+from tasks.stages.training_steps import chooses_steps, plan_training_steps, training_steps
+from tasks.tables.training_rows import Pictures, holds_out
 
 # By model and training set; empty where every model has a fixed number.
 Choices = dict[tuple[ModelName, str], Started]

@@ -10,7 +10,7 @@ from flows.complete import DEFAULT_STORE, run_names
 from flows.terminal import RUN_FAILED, Json, Quiet, Store, Verbose, out, print_json, refusing, wide
 
 if TYPE_CHECKING:
-    from tasks.upkeep import Entry
+    from tasks.store.upkeep import Entry
 
 artifacts_app = typer.Typer(no_args_is_help=True, help="The store: list, verify, clear out.")
 
@@ -32,8 +32,8 @@ def ls(
 ) -> None:
     """List the artifacts of a store: what each is, its size, when it was made and by how many runs it is used."""
     with refusing(verbose, quiet=quiet, as_json=as_json):
-        from tasks.store import open_store
-        from tasks.upkeep import list_artifacts
+        from tasks.store.place import open_store
+        from tasks.store.upkeep import list_artifacts
 
         entries = list_artifacts(open_store(store), stage=stage, category=category, run=run)
     if as_json:
@@ -58,8 +58,8 @@ def verify(
 ) -> None:
     """Hash every file again and name each artifact that is damaged, or missing from the run asked for; exits with 1."""
     with refusing(verbose, quiet=quiet, as_json=as_json):
-        from tasks.store import open_store
-        from tasks.upkeep import damage
+        from tasks.store.place import open_store
+        from tasks.store.upkeep import damage
 
         checked, lines = damage(open_store(store), run)
     if as_json:
@@ -93,8 +93,8 @@ def gc(
 ) -> None:
     """Tell what no run needs any more, and delete it with --delete; runs' own folders and tables stay."""
     with refusing(verbose, quiet=quiet, as_json=as_json):
-        from tasks.store import open_store
-        from tasks.upkeep import find_garbage, sweep
+        from tasks.store.place import open_store
+        from tasks.store.upkeep import find_garbage, sweep
 
         folder = open_store(store)
         garbage = find_garbage(folder, older_than_days=older_than, keep_runs=keep_runs)

@@ -30,10 +30,10 @@ from dual_anodiff.config import (
     SearchConfig,
 )
 from tasks.config_faults import explain
+from tasks.data.split import SplitConfig
 from tasks.errors import ArtifactError, ConfigError
-from tasks.split import SplitConfig
-from tasks.store import open_store, place_of
-from tasks.tracking import TrackConfig
+from tasks.store.place import open_store, place_of
+from tasks.track.tracking import TrackConfig
 
 PRESETS = Path(__file__).parent.parent / "configs"
 

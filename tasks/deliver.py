@@ -13,10 +13,10 @@ from downstream.errors import ModelError
 from downstream.training_sets import TrainingSetName
 from tasks.config import ModelName
 from tasks.errors import AnodiffError
-from tasks.models import Trained, rows_of
-from tasks.prepare import read_samples
-from tasks.runs import Run, categories_run, pictures_of, prepared_of, trained_models
-from tasks.synthesize import BASELINES
+from tasks.runs.ended import Run, categories_run, pictures_of, prepared_of, trained_models
+from tasks.stages.prepare import read_samples
+from tasks.stages.synthesize import BASELINES
+from tasks.tables.training_rows import Trained, rows_of
 
 if TYPE_CHECKING:
     from downstream.export import Export

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.report import report
 from tasks.config import load_config
-from tasks.page_words import percent
+from tasks.report.words import percent
 from tests.tasks.data_folders import healthy_category
 from tests.tasks.drawn_run import drawn_run
 from tests.tasks.page_rules import Elements

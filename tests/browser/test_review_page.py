@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tasks.decisions import Decision, folder_of, read_decisions
-from tasks.review_desk import Desk
-from tasks.review_page import page_of, served
-from tasks.runs import find_run
+from tasks.review.decisions import Decision, folder_of, read_decisions
+from tasks.review.desk import Desk
+from tasks.review.page import page_of, served
+from tasks.runs.ended import find_run
 from tests.tasks.reviewed import drawn, judged, prepared, run_config, written_run
 
 pytest.importorskip("gradio", reason="needs gradio: the extra review")

@@ -18,7 +18,7 @@ from downstream.errors import PictureError
 from dual_anodiff import images as generator
 from dual_anodiff.errors import InputError, UnreadableError
 from dual_anodiff.pictures import examine_picture, picture_size, read_mask, read_picture
-from tasks import pictures as tasks
+from tasks.data import pictures as tasks
 from tasks.errors import DataError
 
 DEFECT = np.zeros((24, 40), bool)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tasks.config import RunConfig, load_config
-from tasks.server import OWN_URL
+from tasks.runtime.server import OWN_URL
 from tests.tasks.data_folders import healthy_category
 from tests.tiny_base import tiny_base
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.augmentation import augment
-from tasks.artifacts import Artifact
 from tasks.config import RunConfig
-from tasks.report import RunSummary
+from tasks.stages.report import RunSummary
+from tasks.store.artifacts import Artifact
 
 STAGES = [
     "prepare bolt",

@@ -1,9 +1,9 @@
 """The base trained on a category's normals first: once for all its defects, and a failure is its category's alone."""
 
 from tasks.config import RunConfig
-from tasks.finetune import plan_finetune
-from tasks.normals import plan_adapt
-from tasks.prepare import plan_prepare
+from tasks.stages.adapt import plan_adapt
+from tasks.stages.finetune import plan_finetune
+from tasks.stages.prepare import plan_prepare
 from tests.flows.running import block, only, run, stage_path, statuses
 
 

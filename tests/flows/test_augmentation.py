@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from flows.augmentation import augment
 from flows.cli import app
-from tasks.artifacts import plan
 from tasks.config import RunConfig, load_config
-from tasks.finetune import plan_finetune
-from tasks.prepare import plan_prepare
-from tasks.report import RunSummary
+from tasks.stages.finetune import plan_finetune
+from tasks.stages.prepare import plan_prepare
+from tasks.stages.report import RunSummary
+from tasks.store.artifacts import plan
 from tests.flows.running import STAGES, artifact, block, only, run, stage_path, statuses
 
 

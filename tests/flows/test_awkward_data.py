@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tasks.config import RunConfig
-from tasks.doctor import examine
+from tasks.doctor.checks import examine
 from tests.flows.running import run
 
 

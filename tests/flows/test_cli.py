@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from dual_anodiff.adapter import AdapterCard, ShotTrace
 from flows.cli import app
-from tasks.artifacts import Staged
 from tasks.config import RunConfig
-from tasks.finetune import build_finetune
-from tasks.prepare import build_prepare
-from tasks.samples import read_dataset
-from tasks.split import split_samples
+from tasks.data.samples import read_dataset
+from tasks.data.split import split_samples
+from tasks.stages.finetune import build_finetune
+from tasks.stages.prepare import build_prepare
+from tasks.store.artifacts import Staged
 from tests.tasks.data_folders import healthy_category, save, square_mask, texture
 
 

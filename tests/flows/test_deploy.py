@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.deploy import with_absolute_paths
 from tasks.config import RunConfig, load_config
-from tasks.runs import find_run
+from tasks.runs.ended import find_run
 from tests.services import answer_of, clean_env, free_port, service, tail, wait_until
 
 PREFECT = [sys.executable, "-m", "prefect"]

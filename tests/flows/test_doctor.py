@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from dual_anodiff.config import FinetuneConfig, QualityConfig
 from flows.cli import app
 from tasks.config import RunConfig
-from tasks.doctor import data_found, packages_found, prefect_found, store_found
-from tasks.doctor_weights import base_found, encoders_found, hub_silent, quality_weights_found
-from tasks.finding import Finding
+from tasks.doctor.checks import data_found, packages_found, prefect_found, store_found
+from tasks.doctor.finding import Finding
+from tasks.doctor.weights import base_found, encoders_found, hub_silent, quality_weights_found
 
 
 def only(found: Iterable[Finding]) -> Finding:

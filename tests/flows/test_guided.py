@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from dual_anodiff.config import NativeConfig
-from tasks.artifacts import Artifact
 from tasks.config import RunConfig
-from tasks.pairs import read_pairs
-from tasks.report import RunSummary
+from tasks.stages.report import RunSummary
+from tasks.store.artifacts import Artifact
+from tasks.tables.pairs import read_pairs
 from tests.flows.running import only, run
 
 

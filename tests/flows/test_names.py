@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 
-from tasks.artifacts import Artifact
 from tasks.config import RunConfig
+from tasks.store.artifacts import Artifact
 from tests.flows.running import block, run, statuses
 from tests.tasks.data_folders import healthy_category
 

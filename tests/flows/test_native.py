@@ -5,7 +5,7 @@ from PIL import Image
 
 from dual_anodiff.config import NativeConfig
 from tasks.config import RunConfig
-from tasks.runs import find_run, pictures_of
+from tasks.runs.ended import find_run, pictures_of
 from tests.flows.running import run
 
 

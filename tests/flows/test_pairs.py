@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from dual_anodiff.demo_data import write_demo_data
 from flows.cli import app
 from tasks.config import RunConfig
-from tasks.prepare import SPLIT
-from tasks.report import RunSummary
-from tasks.split import read_split
+from tasks.data.split import read_split
+from tasks.stages.prepare import SPLIT
+from tasks.stages.report import RunSummary
 from tests.flows.running import run
 
 

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.rerun import what_failed
-from tasks.artifacts import MANIFEST, Artifact, fault
 from tasks.config import RunConfig, load_config
-from tasks.finetune import plan_finetune
-from tasks.prepare import plan_prepare
-from tasks.runs import Run, find_run
+from tasks.runs.ended import Run, find_run
+from tasks.stages.finetune import plan_finetune
+from tasks.stages.prepare import plan_prepare
+from tasks.store.artifacts import MANIFEST, Artifact, fault
 from tests.flows.running import STAGES, block, only, run
 
 

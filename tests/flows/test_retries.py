@@ -10,11 +10,11 @@ from prefect.states import Completed
 
 from flows import augmentation
 from flows.category import CategoryOutcome
-from tasks.artifacts import Artifact, plan, verified
 from tasks.config import RunConfig
 from tasks.errors import DataError
-from tasks.retries import halved, out_of_memory
-from tasks.runtime import STAGE, StageOutcome, StageResult, run, run_stage
+from tasks.runtime.retries import halved, out_of_memory
+from tasks.runtime.stage import STAGE, StageOutcome, StageResult, run, run_stage
+from tasks.store.artifacts import Artifact, plan, verified
 
 FULL = 2**20  # a batch that no machine holds, of GiB
 

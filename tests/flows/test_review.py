@@ -9,11 +9,11 @@ from PIL import Image
 
 from flows.planning import plan_run
 from tasks.config import RunConfig
-from tasks.models import rows_of
-from tasks.review import REJECTED
-from tasks.review_desk import Desk
-from tasks.review_page import page_of, served
-from tasks.runs import find_run, pictures_of
+from tasks.review.desk import Desk
+from tasks.review.page import page_of, served
+from tasks.runs.ended import find_run, pictures_of
+from tasks.stages.review import REJECTED
+from tasks.tables.training_rows import rows_of
 from tests.browser.chromium import chromium
 from tests.flows.running import run
 

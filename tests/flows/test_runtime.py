@@ -9,8 +9,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.device import DEVICE_SLOTS, create_device_limit, device_slot, resolve_device
 from tasks.errors import AnodiffError
+from tasks.runtime.device import DEVICE_SLOTS, create_device_limit, device_slot, resolve_device
 
 pytestmark = pytest.mark.usefixtures("users_server")
 

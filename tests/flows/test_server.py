@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.server import is_own_server, start_server
+from tasks.runtime.server import is_own_server, start_server
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = """
 import os, time
-from tasks.server import is_own_server, start_server
+from tasks.runtime.server import is_own_server, start_server
 start_server()()
 assert is_own_server(os.environ["PREFECT_API_URL"])
 print(os.environ["PREFECT_API_URL"], flush=True)

@@ -15,9 +15,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.settings import get_current_settings
 
-from tasks.artifacts import MANIFEST, Artifact, fault
-from tasks.runs import find_run, list_runs
-from tasks.server import OWN_URL
+from tasks.runs.ended import find_run, list_runs
+from tasks.runtime.server import OWN_URL
+from tasks.store.artifacts import MANIFEST, Artifact, fault
 
 ROOT = Path(__file__).parent.parent.parent
 SOON_S = 30.0  # on a busy machine; two or three seconds otherwise

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.config import RunConfig, load_config
-from tasks.runs import find_run, pictures_of, trained_models
+from tasks.runs.ended import find_run, pictures_of, trained_models
 from tests.flows.running import run
 from tests.s3 import make_bucket, s3_server, speak_to
 

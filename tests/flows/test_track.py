@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tasks.config import RunConfig
-from tasks.report import RunSummary
-from tasks.tracking import TRACK_LOG, TRACKED, TrackConfig, track_run
+from tasks.stages.report import RunSummary
+from tasks.track.tracking import TRACK_LOG, TRACKED, TrackConfig, track_run
 from tests.services import answer_of, clean_env, free_port, service
 from tests.tasks.finished_runs import config_of, finished_run
 

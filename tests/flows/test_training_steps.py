@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from flows.tables import figures_table
-from tasks.artifacts import Artifact
 from tasks.config import RunConfig
-from tasks.models import Pictures, rows_of, rows_of_fold
-from tasks.report import RunSummary
-from tasks.split import Fold
+from tasks.data.split import Fold
+from tasks.stages.report import RunSummary
+from tasks.store.artifacts import Artifact
+from tasks.tables.training_rows import Pictures, rows_of, rows_of_fold
 from tests.flows.running import only, run, stage_path
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.runs import find_run, run_names
-from tasks.store import open_store
+from tasks.runs.ended import find_run, run_names
+from tasks.store.place import open_store
 from tests.flows.test_deploy import PREFECT, RUN_TIMEOUT_S, _prefect_server, deploy, deployments, env, post
 from tests.s3 import make_bucket, s3_server, speak_to
 from tests.services import service, tail, wait_until

@@ -9,13 +9,13 @@ from PIL import Image
 
 from downstream.class_predictions import ClassPredictions, class_metrics_table, write_class_predictions
 from downstream.prediction import Predictions, write_evaluation
-from tasks.artifacts import Artifact, Staged, plan, publish
 from tasks.config import ModelName, RunConfig
-from tasks.models import Trained
-from tasks.prepare import build_prepare, plan_prepare, read_samples
-from tasks.quality import FIGURES
-from tasks.report import RunSummary, plan_report, report, write_run
-from tasks.runtime import StageOutcome
+from tasks.runtime.stage import StageOutcome
+from tasks.stages.prepare import build_prepare, plan_prepare, read_samples
+from tasks.stages.quality import FIGURES
+from tasks.stages.report import RunSummary, plan_report, report, write_run
+from tasks.store.artifacts import Artifact, Staged, plan, publish
+from tasks.tables.training_rows import Trained
 from tests.tasks.data_folders import square_mask, texture
 
 MAP_PX = 16

@@ -16,11 +16,11 @@ from downstream.class_predictions import (
 )
 from downstream.metrics import metrics_table
 from downstream.prediction import Predictions, write_predictions
-from tasks.artifacts import Artifact, Staged, plan, publish
 from tasks.config import RunConfig, load_config
-from tasks.models import Trained
-from tasks.report import PAIRS, QUALITY, SHEETS, RunSummary, build_figures, write_run
-from tasks.runtime import StageOutcome
+from tasks.runtime.stage import StageOutcome
+from tasks.stages.report import PAIRS, QUALITY, SHEETS, RunSummary, build_figures, write_run
+from tasks.store.artifacts import Artifact, Staged, plan, publish
+from tasks.tables.training_rows import Trained
 
 SIZE = 16
 DATA = "d" * 64

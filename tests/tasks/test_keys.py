@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from dual_anodiff.base import WEIGHTS
 from flows.planning import plan_run
-from tasks.artifacts import refs_in
 from tasks.config import RunConfig, load_config
+from tasks.store.artifacts import refs_in
 from tests.tasks.data_folders import healthy_category
 
 ROOT = Path(__file__).parent.parent.parent

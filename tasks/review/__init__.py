@@ -1,0 +1,1 @@
+"""People's decisions on pairs, and the page where they are made."""

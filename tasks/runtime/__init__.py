@@ -1,0 +1,1 @@
+"""The Prefect glue, once: a stage's task, where it runs, its retries, its turn on the device, its progress."""

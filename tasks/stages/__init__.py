@@ -1,0 +1,1 @@
+"""One file a stage, named like it: its key, its task, and what it makes."""

@@ -1,0 +1,224 @@
+"""Stage generate: image–mask pairs of one defect type, drawn with its adapter."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from prefect import task
+
+from dual_anodiff.config import GenerateConfig, ObjectsConfig, WhereConfig
+from dual_anodiff.native import CELL_PX, find_defects, thickness_px, working_size
+from dual_anodiff.object_card import read_card as read_objects
+from tasks.config import RunConfig
+from tasks.data.pictures import load_mask, picture_files
+from tasks.data.split import chosen_shots
+from tasks.errors import ConfigError, DataError
+from tasks.runtime.device import resolve_device
+from tasks.runtime.retries import halved
+from tasks.runtime.stage import STAGE, StageResult, run_stage
+from tasks.stages.crop_blend import read_side_px
+from tasks.stages.objects import (
+    ObjectMasks,
+    build_objects,
+    normal_backgrounds,
+    object_masks_in,
+    read_object_masks,
+)
+from tasks.stages.prepare import read_samples
+from tasks.stages.redraw import ShotStarts, build_redraw, starts_key
+from tasks.store.artifacts import Artifact, Staged, file_digest, plan
+
+if TYPE_CHECKING:
+    from dual_anodiff.images import Background
+
+VERSION = 3
+# A pair depends on its own seed alone, not on the batch that it is drawn in.
+# Where the defects are to be counts where it is wished, a file of it by what is in it.
+NOT_IN_KEY = {"batch_size", "where", "start", "strength"}
+WHERE_VERSION = 7  # of what a wish makes: pairs without one stay as they are
+
+log = logging.getLogger("anodiff")
+
+
+def plan_generate(
+    config: RunConfig,
+    adapter: Artifact,
+    *,
+    first: int = 0,
+    num_pairs: int | None = None,
+    objects: Artifact | None = None,
+    starts: ShotStarts | None = None,
+) -> Artifact:
+    """Name the pairs number `first` and after; None: as many as the config says.
+
+    `objects`: masks of the objects in the normals, for an adapter with a background, else None. `starts`: None for
+    pairs that start from noise.
+    """
+    count = config.generate.num_pairs if num_pairs is None else num_pairs
+    return plan(
+        config.store,
+        "generate",
+        VERSION,
+        adapter.category,
+        label=adapter.label + (f", from {first}" if first else ""),
+        adapter=adapter,
+        seed=config.seed,
+        **({"first": first} if first else {}),
+        **({} if objects is None else {"objects": objects}),
+        **_where_key(config.generate.where),
+        **({} if starts is None else starts_key(config, starts)),
+        **(config.generate.model_dump(exclude=NOT_IN_KEY) | {"num_pairs": count}),
+    )
+
+
+def _where_key(where: WhereConfig) -> dict[str, Any]:
+    """What is wished as a part of the pairs' key; nothing without a wish. Raises: ConfigError without the file."""
+    if not where.on:
+        return {}
+    region: Any = where.region
+    if isinstance(region, Path):
+        if not region.is_file():
+            raise ConfigError(
+                f"generate.where.region: {region} is no file; give a mask, or a box x0,y0,x1,y1"
+            )
+        region = file_digest(region)
+    return {"where": {"region": region, "size": where.size, "version": WHERE_VERSION}}
+
+
+@task(name="generate", **STAGE)
+def generate(
+    out: Artifact,
+    adapter: Artifact,
+    config: RunConfig,
+    prepared: Artifact | None = None,
+    objects: Artifact | None = None,
+    starts: ShotStarts | None = None,
+) -> StageResult:
+    """Draw the pairs that `out` names; a killed run keeps those it has finished.
+
+    With `objects` each pair gets a background: a normal of the training side of `prepared`. With `starts` each is a
+    shot's defect drawn anew in a normal.
+    """
+
+    def make(staged: Staged, device: str) -> None:
+        if starts is not None:
+            samples = chosen_shots(read_samples(starts.prepared, config.data), starts.choice)
+            build_redraw(
+                samples,
+                str(adapter.inputs["defect"]),
+                adapter.path,
+                _asked(config, out),
+                staged.out,
+                side_px=None if starts.crops is None else read_side_px(starts.crops.path),
+                part_of=object_masks_in(starts.objects),
+                device=device,
+                seed=config.seed,
+                first=out.inputs.get("first", 0),
+            )
+            return
+        backgrounds: list[Background] = []
+        if prepared is not None and objects is not None:
+            backgrounds = normal_backgrounds(read_samples(prepared, config.data), read_object_masks(objects))
+        if prepared is not None and config.generate.where.on:
+            shots = read_samples(prepared, config.data).query("split == 'train' and label_index == 1")
+            shots = shots[shots["label"] == adapter.inputs["defect"]]
+            warn_of_thin_defects(out.label, shots, config.generate.where, config.finetune.size_px)
+        build_generate(
+            adapter.path,
+            _asked(config, out),
+            staged.out,
+            device=device,
+            seed=config.seed,
+            first=out.inputs.get("first", 0),
+            backgrounds=backgrounds,
+        )
+
+    return run_stage(out, config, make, heavy=True, resumable=True)
+
+
+def _asked(config: RunConfig, out: Artifact) -> GenerateConfig:
+    """As many pairs as this artifact names, in batches that fit the device's memory."""
+    batch_size, _ = halved(config.generate.batch_size)
+    return config.generate.model_copy(update={"num_pairs": out.inputs["num_pairs"], "batch_size": batch_size})
+
+
+def build_generate(
+    adapter: Path,
+    config: GenerateConfig,
+    out: Path,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    first: int = 0,
+    backgrounds: Sequence["Background"] = (),
+) -> None:
+    """Draw pairs with an adapter's folder into `out`, which may hold some of them already."""
+    from dual_anodiff.generation import generate_pairs
+
+    generate_pairs(
+        adapter,
+        config,
+        out,
+        device=resolve_device(device),
+        seed=seed,
+        first=first,
+        backgrounds=backgrounds,
+    )
+
+
+def warn_of_thin_defects(label: str, shots: pd.DataFrame, where: WhereConfig, size_px: int) -> None:
+    """Say that boxes suit thin defects badly, where the shots' are so: strokes below half a latent cell."""
+    if isinstance(where.region, Path) and where.size is None:
+        return
+    across, along = [], []
+    for path in shots["mask_path"]:
+        mask = load_mask(Path(path)) > 127
+        for box in find_defects(mask, size_px):
+            across.append(thickness_px(mask, box, size_px))
+            along.append(max(working_size(box, mask.shape, size_px)))
+    if across and np.median(across) < CELL_PX / 2 and np.median(along) > 2 * CELL_PX:
+        log.warning(
+            "%s: its defects are thin (%.1f px across at finetune.size_px): in a box they come out as a hatched patch; "
+            "give a mask file with the line drawn in as generate.where.region",
+            label,
+            np.median(across),
+        )
+
+
+def find_backgrounds(
+    folder: Path, adapter: Path, config: ObjectsConfig, out: Path, *, seed: int = 0
+) -> list["Background"]:
+    """The normals in `folder` (or its train/good) as backgrounds for an adapter's pairs, found as a run finds them.
+
+    `out` gets what the stage objects writes: the masks, and objects.png to look at.
+    Raises: AdapterError, InputError if the adapter can't be read or takes no backgrounds; DataError if there are no
+    normals, or no background in them; InputError for a picture that can't be read.
+    """
+    from dual_anodiff.adapter import read_card
+    from dual_anodiff.background import check_backgrounds
+
+    card = read_card(adapter)
+    check_backgrounds(card, num_pairs=1, given=1)
+    good = folder.resolve() / "train" / "good"
+    normals = list(picture_files(good if good.is_dir() else folder.resolve()))
+    if not normals:
+        raise DataError(
+            f"backgrounds: {folder} holds no picture; give a folder of normal pictures, or one category with train/good"
+        )
+    if len({path.stem for path in normals}) < len(normals):
+        raise DataError(f"backgrounds: {normals[0].parent} has two pictures of one name; give each its own")
+    rows = {"image_path": [str(path) for path in normals], "mask_path": "", "label": "good", "label_index": 0}
+    samples = pd.DataFrame(rows).assign(split="train")
+    out.mkdir(parents=True, exist_ok=True)
+    build_objects(samples, config, out, size_px=card.size_px, seed=seed)
+    found = read_objects(out)
+    masks = ObjectMasks(found["kind"], found["reason"], out)
+    if not masks.has_background:
+        raise DataError(
+            f"backgrounds: no background in the pictures of {folder}: {masks.reason}; give others, your own masks "
+            "(--set objects.masks=FOLDER), or say what they show (--set objects.kind=aligned, or placed)"
+        )
+    return normal_backgrounds(samples, masks)

@@ -1,0 +1,1 @@
+"""What stages hand on to each other, as whoever comes after reads it. Knows nothing of Prefect."""

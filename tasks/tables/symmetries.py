@@ -1,0 +1,69 @@
+"""What a category's normals bear, found in the stage objects, and the augmentation of its models settled by it."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tasks.config import RunConfig
+from tasks.errors import ArtifactError
+from tasks.store.artifacts import Artifact
+
+log = logging.getLogger("anodiff")
+
+SYMMETRIES = "symmetries.json"
+
+
+def build_symmetries(samples: pd.DataFrame, category: str, out: Path) -> None:
+    """Look at the training side's normals alone; write symmetries.json and say what was found.
+
+    Raises: InputError for a picture that can't be read.
+    """
+    from dual_anodiff.features import Features
+    from dual_anodiff.symmetries import find_symmetries, load_normals
+
+    normals = samples[(samples["split"] == "train") & (samples["label"] == "good")]
+    found = find_symmetries(Features(), load_normals([Path(path) for path in normals["image_path"]]))
+    (out / SYMMETRIES).write_text(json.dumps(asdict(found), indent=2) + "\n")
+    log.info("%s: %s", category, symmetries_text(asdict(found)))
+
+
+def read_symmetries(objects: Artifact) -> dict[str, Any]:
+    """What was found, by the names of AugmentConfig's options. Raises: ArtifactError if it is missing or broken."""
+    path = objects.path / SYMMETRIES
+    try:
+        found = json.loads(path.read_text())
+        return {name: found[name] for name in ("horizontal_flip", "vertical_flip", "rotate90", "rotation")}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{path}: can't be read ({error}); remove the folder, then run again") from error
+
+
+def symmetries_text(found: dict[str, Any]) -> str:
+    """What training pictures may be subjected to, in one sentence."""
+    words = {
+        "horizontal_flip": "mirrored left-right",
+        "vertical_flip": "mirrored top-bottom",
+        "rotate90": "turned by 90°",
+    }
+    allowed = [text for name, text in words.items() if found[name]]
+    angle = "any angle" if found["rotation"] >= 180 else f"up to {found['rotation']:g}°"
+    return f"by its normals, training pictures may be {', '.join([*allowed, f'rotated by {angle}'])}"
+
+
+def with_symmetries(config: RunConfig, objects: Artifact | None) -> RunConfig:
+    """The category's config: "auto" in localize.augment and classify.augment replaced by what its normals bear.
+
+    Raises: ArtifactError if what was found can't be read.
+    """
+    asking = [name for name in ("localize", "classify") if getattr(config, name).augment.asks_normals]
+    if objects is None or not asking:
+        return config
+    found = read_symmetries(objects)
+    settled = {}
+    for name in asking:
+        model = getattr(config, name)
+        settled[name] = model.model_copy(update={"augment": model.augment.settled(found)})
+    return config.model_copy(update=settled)
