@@ -28,9 +28,9 @@ from downstream.lift import bootstrap, metrics_of
 from downstream.prediction import read_predictions, write_predictions
 from tasks.compare.redraws import PREDICTIONS
 from tasks.runs.ended import Run, categories_run, find_run
-from tasks.stages.report import METRICS, PAIRS
 from tasks.store.artifacts import DIGEST_LENGTH, MANIFEST, file_digest
 from tasks.store.place import DESCRIPTION
+from tasks.tables.figures import METRICS, PAIRS
 
 MODELS = ("localize", "classify", "detect")
 SHIFT = 0.1  # of the scores' own spread

@@ -10,15 +10,15 @@ from prefect.states import Completed, Failed
 
 from flows.category import CategoryOutcome, run_category
 from tasks.config import RunConfig
+from tasks.report.run_folder import RunSummary, write_run
 from tasks.runs.under_way import begin_run
 from tasks.runtime.device import resolve_device
 from tasks.runtime.stage import StageOutcome, error_text, run
-from tasks.stages.finetune import base_digest
-from tasks.stages.prepare import categories_of, check_defects, plan_prepare, prepare
-from tasks.stages.report import RunSummary, write_run
+from tasks.stages.prepare import plan_prepare, prepare
 from tasks.store.artifacts import Artifact
 from tasks.store.place import check_store
-from tasks.tables.training_rows import check_encoders
+from tasks.tables.prepared import categories_of, check_defects
+from tasks.tables.weights import base_digest, check_encoders
 from tasks.track.tracking import track_run
 
 

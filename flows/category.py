@@ -18,13 +18,15 @@ from tasks.runtime.runner import stages_run_by
 from tasks.runtime.stage import StageOutcome, Started, run
 from tasks.stages.adapt import adapt, plan_adapt
 from tasks.stages.crop_blend import warn_of_small_defects
-from tasks.stages.objects import objects, plan_objects, read_object_masks, without_texture
+from tasks.stages.objects import objects, plan_objects
 from tasks.stages.page import page, plan_page
-from tasks.stages.prepare import defects_of, plan_prepare, prepare
+from tasks.stages.prepare import plan_prepare, prepare
 from tasks.stages.report import plan_report, report
-from tasks.stages.synthesize import baseline_of
-from tasks.stages.training_steps import chooses_steps
 from tasks.store.artifacts import Artifact
+from tasks.tables.baselines import baseline_of
+from tasks.tables.chosen_steps import chooses_steps
+from tasks.tables.object_masks import read_object_masks, without_texture
+from tasks.tables.prepared import defects_of
 from tasks.tables.training_rows import Pictures, Trained, defects_without_pairs, why_not
 
 

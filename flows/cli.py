@@ -137,7 +137,8 @@ def generate(
     """Draw pairs with a fine-tuned adapter, without a run."""
     with refusing(verbose):
         from tasks.config import load_config
-        from tasks.stages.generate import build_generate, find_backgrounds
+        from tasks.stages.generate import build_generate
+        from tasks.stages.objects import find_backgrounds
         from tasks.stages.redraw import redraw_shots
 
         changes = [*(set_ or []), f"generate.num_pairs={num_pairs}", *_wish(where, size)]
@@ -190,7 +191,7 @@ def data_demo(
 ) -> None:
     """Draw a small data set in MVTec AD layout, with exact masks."""
     with refusing(verbose):
-        from tasks.stages.prepare import draw_demo_data
+        from tasks.data.demo import draw_demo_data
 
         draw_demo_data(path, names(categories), seed)
     out.print(f"demo data in {path}", highlight=False)

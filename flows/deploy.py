@@ -144,7 +144,7 @@ def check_data(config: "RunConfig") -> list[str]:
 
     Raises: DataError if the folder is here and lacks what was asked for.
     """
-    from tasks.stages.prepare import categories_of
+    from tasks.tables.prepared import categories_of
 
     if not config.data.is_dir():
         out.print(

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from tasks.data.faults import Fault, has_errors
+from tasks.report.run_folder import RunSummary
 from tasks.report.run_page import REPORT
 from tasks.runs.cost import Plan
 from tasks.runs.ended import Listed, Run
 from tasks.runtime.stage import StageOutcome
-from tasks.stages.report import RunSummary
 from tasks.store.upkeep import Entry, Garbage
 
 LIFT = [

@@ -9,7 +9,7 @@ from flows.training_steps import Choices
 from tasks.config import ModelName, RunConfig
 from tasks.runtime.stage import StageOutcome, Started
 from tasks.stages.train import plan_model
-from tasks.stages.training_steps import chooses_steps
+from tasks.tables.chosen_steps import chooses_steps
 from tasks.tables.training_rows import (
     Dose,
     Dosed,

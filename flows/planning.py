@@ -4,8 +4,9 @@ from flows.augmentation import check_inputs
 from flows.category import all_stages
 from tasks.config import RunConfig
 from tasks.runtime.stage import Started, planned
-from tasks.stages.prepare import categories_of, check_defects, plan_prepare, prepare
+from tasks.stages.prepare import plan_prepare, prepare
 from tasks.store.artifacts import verified
+from tasks.tables.prepared import categories_of, check_defects
 
 
 def plan_run(config: RunConfig) -> list[Started]:

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.augmentation import check_inputs, concluded, finished, outcome_of
 from tasks.config import RunConfig
 from tasks.errors import AnodiffError
+from tasks.report.run_folder import RunSummary, write_run
 from tasks.runs.ended import Run, find_run
 from tasks.runs.under_way import begin_run
 from tasks.runtime.stage import Again, StageOutcome, again, run
-from tasks.stages.prepare import check_defects, plan_prepare, prepare
-from tasks.stages.report import RunSummary, write_run
+from tasks.stages.prepare import plan_prepare, prepare
 from tasks.store.artifacts import Artifact, verified
+from tasks.tables.prepared import check_defects
 
 
 class Rerun(BaseModel):

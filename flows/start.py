@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from prefect import State
 
     from tasks.config import RunConfig
-    from tasks.stages.report import RunSummary
+    from tasks.report.run_folder import RunSummary
 
 
 def run(

@@ -14,14 +14,15 @@ from tasks.stages.crop_blend import blend, crop, plan_blend, plan_crop, side_of_
 from tasks.stages.curate import curate, more_to_draw, plan_curate
 from tasks.stages.finetune import finetune, plan_finetune
 from tasks.stages.generate import generate, plan_generate
-from tasks.stages.objects import without_background
 from tasks.stages.quality import plan_quality, quality
 from tasks.stages.redraw import ShotStarts
 from tasks.stages.review import decisions_on, plan_review, review
 from tasks.stages.search import plan_search, search, tuned
-from tasks.stages.synthesize import BASELINES, BaselineName, baseline_of, plan_synthesize, synthesize
+from tasks.stages.synthesize import plan_synthesize, synthesize
 from tasks.stages.train import TRAIN, plan_model
 from tasks.store.artifacts import Artifact
+from tasks.tables.baselines import BASELINES, BaselineName, baseline_of
+from tasks.tables.object_masks import without_background
 from tasks.tables.training_rows import Pictures, Trained
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 from rich.filesize import decimal
 from rich.table import Table
 
+from tasks.report.run_folder import RunSummary
 from tasks.report.verdict import deciding_rows
 from tasks.runs.cost import Forecast, Plan
 from tasks.runs.ended import Listed, Run
-from tasks.stages.report import RunSummary
 from tasks.tables.training_rows import reasons_text
 
 FIGURES = {

@@ -64,8 +64,9 @@ def ui(
 ) -> None:
     """Show the runs of a store in MLflow's own page, on this machine alone, until Ctrl-C."""
     with refusing(verbose):
+        from tasks.config import TrackConfig
         from tasks.store.place import open_store
-        from tasks.track.tracking import TrackConfig, destination, show_ui
+        from tasks.track.tracking import destination, show_ui
 
         to = destination(open_store(store), TrackConfig(), uri)
         if to.is_server:

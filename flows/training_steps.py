@@ -7,7 +7,8 @@ from flows.steps import Shared, draw_pairs, paste_pairs
 from tasks.config import ModelName, RunConfig
 from tasks.data.split import Fold
 from tasks.runtime.stage import StageOutcome, Started, run
-from tasks.stages.training_steps import chooses_steps, plan_training_steps, training_steps
+from tasks.stages.training_steps import plan_training_steps, training_steps
+from tasks.tables.chosen_steps import chooses_steps
 from tasks.tables.training_rows import Pictures, holds_out
 
 # By model and training set; empty where every model has a fixed number.

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
 
 import yaml
 from pydantic import (
@@ -31,9 +32,8 @@ from dual_anodiff.config import (
 )
 from tasks.config_faults import explain
 from tasks.data.split import SplitConfig
-from tasks.errors import ArtifactError, ConfigError
+from tasks.errors import AnodiffError, ArtifactError, ConfigError
 from tasks.store.place import open_store, place_of
-from tasks.track.tracking import TrackConfig
 
 PRESETS = Path(__file__).parent.parent / "configs"
 
@@ -131,6 +131,46 @@ class ReportConfig(BaseModel):
         6, ge=1, le=50, description="Rows of a picture sheet, one real and one generated each."
     )
     sheet_size_px: int = Field(160, ge=32, le=1024, description="Side of one picture on a sheet, px.")
+
+
+class TrackConfig(BaseModel):
+    """Tracking of finished runs by MLflow, where that is installed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(True, description="Log each finished run, if mlflow is installed.")
+    uri: str | None = Field(
+        None,
+        min_length=1,
+        description="MLflow server (http://host:5000) or database; none given: MLFLOW_TRACKING_URI, else mlflow.db in "
+        "the store's folder on this machine.",
+    )
+    experiment: str = Field("anodiff", min_length=1, description="Name of the experiment in MLflow.")
+    wait_s: float = Field(
+        0,
+        ge=0,
+        le=3600,
+        description="Seconds that a run waits at its end for that. Logging goes on without it, unless the machine goes "
+        "with the run: then raise it.",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _holds_no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and uri_parts(uri).password is not None:
+            raise ValueError(
+                "holds a password, which each run's record would show; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or the whole address in MLFLOW_TRACKING_URI"
+            )
+        return uri
+
+
+def uri_parts(uri: str) -> SplitResult:
+    """A tracking server's address in parts. Raises: AnodiffError if it is none."""
+    try:
+        return urlsplit(uri)
+    except ValueError as error:
+        raise AnodiffError(f"track.uri {uri!r}: {error}; write it as http://host:5000") from error
 
 
 class RunConfig(BaseModel):

@@ -14,8 +14,8 @@ from downstream.training_sets import TrainingSetName
 from tasks.config import ModelName
 from tasks.errors import AnodiffError
 from tasks.runs.ended import Run, categories_run, pictures_of, prepared_of, trained_models
-from tasks.stages.prepare import read_samples
-from tasks.stages.synthesize import BASELINES
+from tasks.tables.baselines import BASELINES
+from tasks.tables.prepared import read_samples
 from tasks.tables.training_rows import Trained, rows_of
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from tasks.compare.tables import about_runs, by_run, config_differences, pairs_o
 from tasks.errors import AnodiffError, ArtifactError, ConfigError
 from tasks.runs.ended import LATEST, Run, categories_run, find_run, run_names
 from tasks.runs.facts import costs, stage_facts
-from tasks.stages.report import METRICS
 from tasks.store.place import DESCRIPTION, place_of
+from tasks.tables.figures import METRICS
 
 log = logging.getLogger("anodiff")
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from tasks.errors import ArtifactError, StoreUnreachableError
 from tasks.runs.ended import Run, artifacts_of
-from tasks.stages.prepare import SPLIT
 from tasks.store.artifacts import Artifact, fault, plan, publish, read_manifest, verified
+from tasks.tables.prepared import SPLIT
 from tasks.tables.training_rows import Trained
 
 log = logging.getLogger("anodiff")

@@ -10,8 +10,8 @@ import pandas as pd
 from tasks.report.words import GENERATED, HEADLINE
 from tasks.runs.ended import Run
 from tasks.runs.facts import StageFacts, fingerprints, made_with, settings
-from tasks.stages.report import PAIRS
 from tasks.store.place import DESCRIPTION
+from tasks.tables.figures import PAIRS
 
 PHASES = {
     "finetune": ("adapt", "finetune"),

@@ -28,8 +28,8 @@ from tasks.doctor.finding import Finding
 from tasks.doctor.weights import base_found, encoders_found, quality_weights_found
 from tasks.errors import AnodiffError
 from tasks.runtime.device import DEVICE_SLOTS, cores
-from tasks.stages.prepare import categories_of
 from tasks.store.place import check_room, check_store, place_of, remote_of
+from tasks.tables.prepared import categories_of
 from tasks.track.tracking import destination, is_installed, shown, why_silent
 
 ANSWER_S = 6.0  # for what asks across a network; the others only import

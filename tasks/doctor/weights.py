@@ -15,7 +15,7 @@ from dual_anodiff.errors import DualAnoDiffError
 from tasks.config import ModelName, RunConfig
 from tasks.doctor.finding import Finding
 from tasks.errors import ConfigError
-from tasks.tables.training_rows import encoder_digest, encoder_of
+from tasks.tables.weights import encoder_digest, encoder_of
 
 HUB_S = 3.0
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from tasks.report.svg import DASHES, MUTED, SERIES, new_figure, svg_of
 from tasks.report.words import METRICS, MODELS
-from tasks.stages.training_steps import SCORE
+from tasks.tables.chosen_steps import SCORE
 
 WIDTH = 8.0  # inches at least, for all axes together: a page stretches what is narrower
 

@@ -15,8 +15,8 @@ from prefect.settings import get_current_settings
 
 from tasks.report.verdict import deciding_rows
 from tasks.runtime.server import is_own_server
-from tasks.stages.report import LIFT, METRICS, PAIRS, SHEETS
 from tasks.store.artifacts import Artifact
+from tasks.tables.figures import LIFT, METRICS, PAIRS, SHEETS
 from tasks.tables.training_rows import reasons_text
 
 log = logging.getLogger("anodiff")

@@ -17,10 +17,9 @@ from tasks.data.split import choice_of, chosen_shots
 from tasks.errors import AnodiffError, DataError
 from tasks.review.decisions import drawn_by, picture_hashes
 from tasks.runs.ended import Run, artifacts_of, categories_run
-from tasks.stages.curate import THRESHOLDS
-from tasks.stages.prepare import read_samples
 from tasks.store.artifacts import Artifact, verified
-from tasks.tables.pairs import read_pairs
+from tasks.tables.pairs import THRESHOLDS, read_pairs
+from tasks.tables.prepared import read_samples
 
 log = logging.getLogger("anodiff")
 

@@ -17,10 +17,10 @@ from tasks.data.samples import defect_types, find_categories
 from tasks.errors import AnodiffError, ArtifactError, DataError
 from tasks.runs.under_way import runs_under_way
 from tasks.runtime.stage import StageOutcome
-from tasks.stages.prepare import SPLIT, data_digest, read_samples
-from tasks.stages.synthesize import BASELINES
 from tasks.store.artifacts import Artifact, fault, read_manifest, verified
 from tasks.store.place import DESCRIPTION, open_store, pull_run, run_files, run_names_elsewhere
+from tasks.tables.baselines import BASELINES
+from tasks.tables.prepared import SPLIT, data_digest, read_samples
 from tasks.tables.training_rows import Pictures, Trained
 
 log = logging.getLogger("anodiff")
@@ -30,7 +30,7 @@ SHOWN = 10  # names of other runs in an error
 
 
 class RunFile(BaseModel):
-    """run.json, as tasks.stages.report.write_run writes it."""
+    """run.json, as tasks.report.run_folder.write_run writes it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

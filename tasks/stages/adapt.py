@@ -10,9 +10,9 @@ from tasks.config import RunConfig
 from tasks.errors import DataError
 from tasks.runtime.retries import halved
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.finetune import base_digest, revision_read
-from tasks.stages.prepare import read_samples
 from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.tables.prepared import read_samples
+from tasks.tables.weights import base_digest, revision_read
 
 VERSION = 1
 # Besides its own settings: what shapes the pictures that it sees, and how it computes.

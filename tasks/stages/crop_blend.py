@@ -35,17 +35,17 @@ from tasks.data.small_defects import read_extents, small_defects, works_on_crops
 from tasks.data.split import ShotChoice, choice_key, choice_label, chosen_shots, write_split
 from tasks.errors import DataError
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.objects import ObjectMask, object_masks_in
-from tasks.stages.prepare import SPLIT, read_samples
 from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.tables.crops import CROPS
+from tasks.tables.object_masks import ObjectMask, object_masks_in
 from tasks.tables.pairs import read_pairs
+from tasks.tables.prepared import SPLIT, read_samples
 
 VERSION_CROP, VERSION_BLEND = 2, 2
 # With generate.start: shot a defect type goes through crops where they are at most so large a share of the picture, the
 # picture so many times larger than the model's, and so many of the shots are whole in them.
 LARGEST_CROP, LARGE_PICTURE, FITTING = 0.9, 1.5, 0.75
 PAIRS = "pairs.parquet"
-CROPS = "crops.json"  # side_px, places, left_out
 # What the crops are made by, beside their side; the rest of NativeConfig is blend's.
 CROPS_BY = {"crops_per_shot", "normal_crops"}
 
@@ -311,11 +311,6 @@ def build_blend(
     table = pd.concat([blended, refused]).sort_values("index", ignore_index=True)
     table.to_parquet(out / PAIRS, index=False)
     return table
-
-
-def read_side_px(crops: Path) -> int:
-    """Side of the crops in a finished folder, px of the pictures."""
-    return int(json.loads((crops / CROPS).read_text())["side_px"])
 
 
 def _in_turns(num_pictures: int, count: int) -> Iterator[tuple[int, int]]:

@@ -16,10 +16,10 @@ from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, chosen_shots
 from tasks.errors import DataError
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.prepare import read_samples
-from tasks.stages.quality import side_px
 from tasks.store.artifacts import Artifact, Staged, plan
-from tasks.tables.pairs import PATHS, as_seen
+from tasks.tables.known_side import side_px
+from tasks.tables.pairs import PAIRS, PATHS, THRESHOLDS, as_seen
+from tasks.tables.prepared import read_samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("anodiff")
 
 VERSION = 4
-PAIRS, THRESHOLDS = "pairs.parquet", "thresholds.parquet"
 MAX_NORMALS = 60  # as many as the detector remembers
 # How many are drawn shows in what is drawn; what people decide is a stage of its own.
 NOT_IN_KEY = {"max_draws", "use_review"}

@@ -5,16 +5,16 @@ from pathlib import Path
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.base import fingerprint, resolve_base
 from dual_anodiff.config import FinetuneConfig
 from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, choice_label, chosen_shots
 from tasks.errors import DataError
 from tasks.runtime.retries import halved
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.objects import ObjectMasks, read_object_masks
-from tasks.stages.prepare import read_samples
 from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.tables.object_masks import ObjectMasks, read_object_masks
+from tasks.tables.prepared import read_samples
+from tasks.tables.weights import base_digest, revision_read
 
 VERSION = 4
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
@@ -55,16 +55,6 @@ def plan_finetune(
         revision=revision_read(config.finetune),
         **config.finetune.model_dump(exclude=NOT_IN_KEY),
     )
-
-
-def base_digest(config: FinetuneConfig) -> str:
-    """What the base's weights are, wherever they lie. Raises: BaseModelError if a folder holds no pipeline."""
-    return fingerprint(config.base)
-
-
-def revision_read(config: FinetuneConfig) -> str | None:
-    """The revision, where the base is a hub's: a folder has none."""
-    return None if Path(resolve_base(config.base)).is_dir() else config.revision
 
 
 @task(name="finetune", **STAGE)

@@ -9,27 +9,20 @@ import numpy as np
 import pandas as pd
 from prefect import task
 
-from dual_anodiff.config import GenerateConfig, ObjectsConfig, WhereConfig
+from dual_anodiff.config import GenerateConfig, WhereConfig
 from dual_anodiff.native import CELL_PX, find_defects, thickness_px, working_size
-from dual_anodiff.object_card import read_card as read_objects
 from tasks.config import RunConfig
-from tasks.data.pictures import load_mask, picture_files
+from tasks.data.pictures import load_mask
 from tasks.data.split import chosen_shots
-from tasks.errors import ConfigError, DataError
+from tasks.errors import ConfigError
 from tasks.runtime.device import resolve_device
 from tasks.runtime.retries import halved
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.crop_blend import read_side_px
-from tasks.stages.objects import (
-    ObjectMasks,
-    build_objects,
-    normal_backgrounds,
-    object_masks_in,
-    read_object_masks,
-)
-from tasks.stages.prepare import read_samples
 from tasks.stages.redraw import ShotStarts, build_redraw, starts_key
 from tasks.store.artifacts import Artifact, Staged, file_digest, plan
+from tasks.tables.crops import read_side_px
+from tasks.tables.object_masks import normal_backgrounds, object_masks_in, read_object_masks
+from tasks.tables.prepared import read_samples
 
 if TYPE_CHECKING:
     from dual_anodiff.images import Background
@@ -186,39 +179,3 @@ def warn_of_thin_defects(label: str, shots: pd.DataFrame, where: WhereConfig, si
             label,
             np.median(across),
         )
-
-
-def find_backgrounds(
-    folder: Path, adapter: Path, config: ObjectsConfig, out: Path, *, seed: int = 0
-) -> list["Background"]:
-    """The normals in `folder` (or its train/good) as backgrounds for an adapter's pairs, found as a run finds them.
-
-    `out` gets what the stage objects writes: the masks, and objects.png to look at.
-    Raises: AdapterError, InputError if the adapter can't be read or takes no backgrounds; DataError if there are no
-    normals, or no background in them; InputError for a picture that can't be read.
-    """
-    from dual_anodiff.adapter import read_card
-    from dual_anodiff.background import check_backgrounds
-
-    card = read_card(adapter)
-    check_backgrounds(card, num_pairs=1, given=1)
-    good = folder.resolve() / "train" / "good"
-    normals = list(picture_files(good if good.is_dir() else folder.resolve()))
-    if not normals:
-        raise DataError(
-            f"backgrounds: {folder} holds no picture; give a folder of normal pictures, or one category with train/good"
-        )
-    if len({path.stem for path in normals}) < len(normals):
-        raise DataError(f"backgrounds: {normals[0].parent} has two pictures of one name; give each its own")
-    rows = {"image_path": [str(path) for path in normals], "mask_path": "", "label": "good", "label_index": 0}
-    samples = pd.DataFrame(rows).assign(split="train")
-    out.mkdir(parents=True, exist_ok=True)
-    build_objects(samples, config, out, size_px=card.size_px, seed=seed)
-    found = read_objects(out)
-    masks = ObjectMasks(found["kind"], found["reason"], out)
-    if not masks.has_background:
-        raise DataError(
-            f"backgrounds: no background in the pictures of {folder}: {masks.reason}; give others, your own masks "
-            "(--set objects.masks=FOLDER), or say what they show (--set objects.kind=aligned, or placed)"
-        )
-    return normal_backgrounds(samples, masks)

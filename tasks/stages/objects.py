@@ -1,59 +1,38 @@
 """Stage objects: which pixels of one category's training pictures are object, and which mirrorings they bear."""
 
+import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image
 from prefect import task
 
 from dual_anodiff.config import ObjectsConfig
 from dual_anodiff.image_encoder import SHA256 as ENCODER
-from dual_anodiff.object_card import read_card
-from dual_anodiff.pictures import picture_size
+from dual_anodiff.object_card import read_card as read_objects
 from tasks.config import RunConfig
-from tasks.data.pictures import load_image, load_mask
+from tasks.data.pictures import load_image, picture_files
 from tasks.data.sheets import GAP_PX, PAPER, fit, overlay
 from tasks.errors import DataError
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.prepare import read_samples
 from tasks.store.artifacts import Artifact, Staged, folder_digest, plan
-from tasks.tables.symmetries import build_symmetries
+from tasks.tables.object_masks import ObjectMasks, mask_name, normal_backgrounds
+from tasks.tables.prepared import read_samples
+from tasks.tables.symmetries import SYMMETRIES, symmetries_text
 
 if TYPE_CHECKING:
     from dual_anodiff.images import Background
 
 log = logging.getLogger("anodiff")
 
-# Path of a normal picture or a shot → its part's mask (h, w), None where there is none.
-ObjectMask = Callable[[Path], NDArray[np.bool_] | None]
 
 VERSION = 3
-MASKS, SHEET = "masks", "objects.png"
+SHEET = "objects.png"
 COLUMNS, ON_SHEET, CELL_PX = 6, 12, 160
-
-
-@dataclass(frozen=True)
-class ObjectMasks:
-    """The finished stage: kind "aligned", "placed", "texture" or "given", why, and a mask of each training picture."""
-
-    kind: str
-    reason: str
-    folder: Path
-
-    @property
-    def has_background(self) -> bool:
-        """Whether there is a background to compensate."""
-        return self.kind != "texture"
-
-    def of(self, image_path: str | Path) -> Path:
-        """The mask of a training normal or shot: masks/train/good/000.png for CATEGORY/train/good/000.jpg."""
-        return self.folder / _mask_name(str(image_path))
 
 
 def plan_objects(config: RunConfig, prepared: Artifact) -> Artifact:
@@ -119,39 +98,11 @@ def build_objects(
             mask = object_mask(found, image, defect[0] > 0.5)
         else:
             mask = object_mask(found, square(load_tensor(picture), size_px))
-        path = out / _mask_name(str(picture))
+        path = out / mask_name(str(picture))
         path.parent.mkdir(parents=True, exist_ok=True)
         mask_to_pil(mask).save(path)
     shown = [*_spread(normals, ON_SHEET - min(len(shots), ON_SHEET // 2)), *_spread(shots, ON_SHEET // 2)]
-    draw_objects(shown, [out / _mask_name(str(picture)) for picture in shown]).save(out / SHEET)
-
-
-def read_object_masks(artifact: Artifact) -> ObjectMasks:
-    """What a finished stage found. Raises: InputError if its files are missing or broken."""
-    card = read_card(artifact.path)
-    return ObjectMasks(card["kind"], card["reason"], artifact.path)
-
-
-def without_texture(config: RunConfig, category: str, masks: ObjectMasks) -> RunConfig:
-    """The category's config: a texture has no background to compensate, so that is off, and said."""
-    if config.finetune.adapter.background == "off" or masks.has_background:
-        return config
-    log.warning("%s: no background compensation (finetune.adapter.background): %s", category, masks.reason)
-    return without_background(config)
-
-
-def without_background(config: RunConfig) -> RunConfig:
-    """The config with background compensation off."""
-    adapter = config.finetune.adapter.model_copy(update={"background": "off"})
-    return config.model_copy(update={"finetune": config.finetune.model_copy(update={"adapter": adapter})})
-
-
-def normal_backgrounds(samples: pd.DataFrame, masks: ObjectMasks) -> list["Background"]:
-    """The normals of the training side, each with its object's mask, sorted by path."""
-    from dual_anodiff.images import Background
-
-    normals = samples[(samples["split"] == "train") & (samples["label_index"] == 0)]
-    return [Background(Path(path), masks.of(path)) for path in sorted(normals["image_path"])]
+    draw_objects(shown, [out / mask_name(str(picture)) for picture in shown]).save(out / SHEET)
 
 
 def draw_objects(pictures: list[Path], masks: list[Path]) -> Image.Image:
@@ -165,12 +116,6 @@ def draw_objects(pictures: list[Path], masks: list[Path]) -> Image.Image:
             drawn = fit(overlay(worked_on, opened), CELL_PX)
         sheet.paste(drawn, (GAP_PX + i % COLUMNS * step, GAP_PX + i // COLUMNS * step))
     return sheet
-
-
-def _mask_name(image_path: str) -> str:
-    """A picture's place below its category's folder, below masks/; no two pictures of a folder share a stem."""
-    below = Path(*Path(image_path).parts[1:][-3:])  # a folder of normals may lie at the disk's root
-    return (Path(MASKS) / below.with_suffix(".png")).as_posix()
 
 
 def _for_category(config: ObjectsConfig, category: str) -> ObjectsConfig:
@@ -199,15 +144,51 @@ def _spread(pictures: list[Path], most: int) -> list[Path]:
     return [pictures[i] for i in places]
 
 
-def object_masks_in(objects: Artifact | None) -> ObjectMask | None:
-    """The parts' masks at their pictures' size; None for a texture, which is part all over."""
-    masks = None if objects is None else read_object_masks(objects)
-    if masks is None or not masks.has_background:
-        return None
+def build_symmetries(samples: pd.DataFrame, category: str, out: Path) -> None:
+    """Look at the training side's normals alone; write symmetries.json and say what was found.
 
-    def read(picture: Path) -> NDArray[np.bool_] | None:
-        height, width = picture_size(picture)
-        worked_on = Image.fromarray(load_mask(masks.of(picture)))
-        return np.asarray(worked_on.resize((width, height), Image.Resampling.NEAREST)) > 127
+    Raises: InputError for a picture that can't be read.
+    """
+    from dual_anodiff.features import Features
+    from dual_anodiff.symmetries import find_symmetries, load_normals
 
-    return read
+    normals = samples[(samples["split"] == "train") & (samples["label"] == "good")]
+    found = find_symmetries(Features(), load_normals([Path(path) for path in normals["image_path"]]))
+    (out / SYMMETRIES).write_text(json.dumps(asdict(found), indent=2) + "\n")
+    log.info("%s: %s", category, symmetries_text(asdict(found)))
+
+
+def find_backgrounds(
+    folder: Path, adapter: Path, config: ObjectsConfig, out: Path, *, seed: int = 0
+) -> list["Background"]:
+    """The normals in `folder` (or its train/good) as backgrounds for an adapter's pairs, found as a run finds them.
+
+    `out` gets what the stage objects writes: the masks, and objects.png to look at.
+    Raises: AdapterError, InputError if the adapter can't be read or takes no backgrounds; DataError if there are no
+    normals, or no background in them; InputError for a picture that can't be read.
+    """
+    from dual_anodiff.adapter import read_card
+    from dual_anodiff.background import check_backgrounds
+
+    card = read_card(adapter)
+    check_backgrounds(card, num_pairs=1, given=1)
+    good = folder.resolve() / "train" / "good"
+    normals = list(picture_files(good if good.is_dir() else folder.resolve()))
+    if not normals:
+        raise DataError(
+            f"backgrounds: {folder} holds no picture; give a folder of normal pictures, or one category with train/good"
+        )
+    if len({path.stem for path in normals}) < len(normals):
+        raise DataError(f"backgrounds: {normals[0].parent} has two pictures of one name; give each its own")
+    rows = {"image_path": [str(path) for path in normals], "mask_path": "", "label": "good", "label_index": 0}
+    samples = pd.DataFrame(rows).assign(split="train")
+    out.mkdir(parents=True, exist_ok=True)
+    build_objects(samples, config, out, size_px=card.size_px, seed=seed)
+    found = read_objects(out)
+    masks = ObjectMasks(found["kind"], found["reason"], out)
+    if not masks.has_background:
+        raise DataError(
+            f"backgrounds: no background in the pictures of {folder}: {masks.reason}; give others, your own masks "
+            "(--set objects.masks=FOLDER), or say what they show (--set objects.kind=aligned, or placed)"
+        )
+    return normal_backgrounds(samples, masks)

@@ -28,11 +28,11 @@ from tasks.report.verdict import best_set
 from tasks.report.words import GENERATED, HEADLINE, METRICS, MODELS, TRAINING_SETS
 from tasks.runs.ended import Run, artifacts_of, prepared_of
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.prepare import read_samples
-from tasks.stages.report import ADVICE, DOSE, LIFT, QUALITY, SHEETS, STEPS
-from tasks.stages.report import METRICS as METRICS_FILE
 from tasks.store.artifacts import Artifact, Staged, fault, plan, publish, read_manifest, verified
+from tasks.tables.figures import ADVICE, DOSE, LIFT, QUALITY, SHEETS, STEPS
+from tasks.tables.figures import METRICS as METRICS_FILE
 from tasks.tables.pairs import read_pairs
+from tasks.tables.prepared import read_samples
 from tasks.tables.training_rows import Trained, of_defects
 
 if TYPE_CHECKING:

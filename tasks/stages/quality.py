@@ -13,19 +13,17 @@ from tasks.config import RunConfig
 from tasks.data.sheets import SheetRow, draw_sheet
 from tasks.errors import ConfigError, DataError
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.prepare import read_samples
 from tasks.store.artifacts import Artifact, Staged, file_digest, plan
+from tasks.tables.figures import FIGURES, NEIGHBOURS
+from tasks.tables.known_side import known_side, side_px
 from tasks.tables.pairs import as_seen, read_pairs
+from tasks.tables.prepared import read_samples
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dual_anodiff.pairs import PairSet
+    pass
 
 VERSION = 4
-FIGURES, NEIGHBOURS, SHEET = "quality.parquet", "neighbours.parquet", "neighbours.png"
-# Neither the ImageNet encoder (128 px) nor LPIPS (256 px) sees more, and thousands of pairs are held at once.
-MAX_SIDE_PX = 256
+SHEET = "neighbours.png"
 SHEET_ROWS, SHEET_PX = 8, 160
 WEIGHTS = ("inception_weights", "lpips_weights")
 LPIPS_NET = QualityConfig.model_fields["lpips_net"].default
@@ -55,11 +53,6 @@ def plan_quality(config: RunConfig, prepared: Artifact, generated: Artifact, def
         lpips_net=config.quality.lpips_net if config.quality.lpips_weights else LPIPS_NET,
         **{name: None if path is None else file_digest(path) for name, path in given.items()},
     )
-
-
-def side_px(config: RunConfig) -> int:
-    """Side that all pictures are scaled to."""
-    return min(config.finetune.size_px, MAX_SIDE_PX)
 
 
 @task(name="quality", **STAGE)
@@ -122,30 +115,6 @@ def build_quality(samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig,
     draw_neighbours(neighbours, pairs, files_of, out / SHEET)
 
 
-def known_side(
-    samples: pd.DataFrame, defect: str, config: RunConfig, size_px: int
-) -> tuple["PairSet", "Tensor", tuple[str, ...]]:
-    """The shots of a defect type, the normals, and how the generator saw them mirrored; of the training side alone.
-
-    Shape: normals (k, 3, size_px, size_px) uint8. Raises: DataError if there is no shot of this type, or no normal.
-    """
-    from dual_anodiff.images import Shot
-    from dual_anodiff.normals import evenly_spaced
-    from dual_anodiff.pairs import flip_names, load_images, load_shots
-
-    # Test pictures would make these figures a peek at the result.
-    known = samples[samples["split"] == "train"]
-    shots, good = known[known["label"] == defect], known[known["label"] == "good"]
-    for label, rows in ((defect, shots), ("good", good)):
-        if rows.empty:
-            raise DataError(f"quality of {defect!r}: the split has no picture of {label!r} to train on")
-    files = zip(shots["image_path"], shots["mask_path"], strict=True)
-    few = load_shots([Shot(Path(image), Path(mask)) for image, mask in files], size_px)
-    chosen = evenly_spaced([Path(path) for path in good["image_path"]], config.quality.max_normals)
-    flips = flip_names(config.finetune.horizontal_flip, config.finetune.vertical_flip)
-    return few, load_images(chosen, size_px), flips
-
-
 def draw_neighbours(
     neighbours: pd.DataFrame, pairs: pd.DataFrame, shots: Mapping[str, Path], out: Path
 ) -> None:
@@ -167,12 +136,3 @@ def draw_neighbours(
     title = f"{first['category']} / {first['defect']}: the pairs nearest to a shot, beside it; "
     title += f"{int(neighbours['copy'].sum())} of {len(neighbours)} are copies"
     draw_sheet(rows, title, SHEET_PX).save(out)
-
-
-def read_quality(measured: Mapping[str, Artifact]) -> pd.DataFrame:
-    """The figures of several defect types as one table.
-
-    Columns: category, defect, metric, value, std, n, n_reference, note, pairs ("drawn" or "accepted").
-    """
-    tables = [pd.read_parquet(artifact.path / FIGURES) for _, artifact in sorted(measured.items())]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

@@ -14,9 +14,9 @@ from tasks.data.samples import defect_types, read_dataset
 from tasks.data.split import ShotChoice, choice_key
 from tasks.errors import ConfigError, DataError
 from tasks.runtime.device import resolve_device
-from tasks.stages.crop_blend import read_side_px
-from tasks.stages.objects import ObjectMask
 from tasks.store.artifacts import Artifact
+from tasks.tables.crops import read_side_px
+from tasks.tables.object_masks import ObjectMask
 
 VERSION = 1  # of pairs that start from shots: those from noise stay as they are
 STARTS = "starts"  # within the pairs' folder until all are drawn; of one name, so that a killed run leaves none behind

@@ -1,73 +1,39 @@
 """Stage report: one category's figures, lifts and picture sheets; and the run's folder that gathers them."""
 
-import json
 import logging
-import secrets
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from prefect import task
 
 from tasks.config import ReportConfig, RunConfig
 from tasks.data.sheets import SheetRow, draw_sheet
-from tasks.errors import StoreUnreachableError
-from tasks.report.run_page import pages_made, write_page
-from tasks.runs.ended import Run
-from tasks.runs.under_way import STARTED
-from tasks.runtime.stage import STAGE, StageOutcome, StageResult, run_stage
+from tasks.runtime.stage import STAGE, StageResult, run_stage
 from tasks.stages.doses import dose_curves, short_of_pairs
-from tasks.stages.prepare import read_samples
-from tasks.stages.quality import read_quality
-from tasks.stages.training_steps import steps_table
 from tasks.store.artifacts import Artifact, Staged, plan
-from tasks.store.place import DESCRIPTION, push_runs
+from tasks.tables.chosen_steps import steps_table
+from tasks.tables.figures import (
+    ADVICE,
+    DOSE,
+    LIFT,
+    METRICS,
+    ORACLE,
+    PAIRS,
+    QUALITY,
+    SHEETS,
+    STEPS,
+    joined,
+    read_quality,
+)
 from tasks.tables.pairs import read_pairs
-from tasks.tables.training_rows import ORACLE, Dosed, Trained, of_defects, reasons_text
+from tasks.tables.prepared import read_samples
+from tasks.tables.training_rows import Dosed, Trained, of_defects, reasons_text
 
 log = logging.getLogger("anodiff")
 
 VERSION = 6
-METRICS, LIFT, SHEETS = "metrics.parquet", "lift.parquet", "sheets"
-DOSE, ADVICE = "dose.parquet", "advice.txt"
-PAIRS, QUALITY = "pairs.parquet", "quality.parquet"
-STEPS = "training_steps.parquet"
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run leaves behind."""
-
-    run: str
-    folder: Path
-    state: Literal["completed", "failed", "refused"]
-    stages: tuple[StageOutcome, ...]
-    metrics: (
-        pd.DataFrame
-    )  # run, category, model, training_set, seed, defect_type, size, metric, value, n, n_good, n_defect, note
-    lift: pd.DataFrame  # run, category, model and downstream.lift.lift_table's columns
-    sheets: tuple[Path, ...]
-    dose: pd.DataFrame = field(
-        default_factory=pd.DataFrame
-    )  # run and tasks.stages.doses.dose_curves' columns
-    advice: tuple[str, ...] = ()
-    oracle: pd.DataFrame = field(
-        default_factory=pd.DataFrame
-    )  # metrics' columns, chosen_by, checkpoint, n_checkpoints
-    pairs: pd.DataFrame = field(
-        default_factory=pd.DataFrame
-    )  # run, category and tasks.stages.generate.read_pairs' columns
-    quality: pd.DataFrame = field(
-        default_factory=pd.DataFrame
-    )  # run and tasks.stages.quality.read_quality's columns
-    steps: pd.DataFrame = field(
-        default_factory=pd.DataFrame
-    )  # run and tasks.stages.training_steps.steps_table's columns
-    naive: bool = False  # the split was by name alone: figures to show beside the honest ones, not to count
 
 
 def plan_report(
@@ -157,7 +123,7 @@ def build_figures(category: str, trained: Sequence[Trained], config: ReportConfi
     oracle = _of_models(category, trained, ORACLE)
     if len(oracle):
         oracle.to_parquet(out / ORACLE, index=False)
-    _joined(lifts).to_parquet(out / LIFT, index=False)
+    joined(lifts).to_parquet(out / LIFT, index=False)
 
 
 def _of_models(category: str, trained: Sequence[Trained], name: str) -> pd.DataFrame:
@@ -168,7 +134,7 @@ def _of_models(category: str, trained: Sequence[Trained], name: str) -> pd.DataF
             # The stage's name, since a run has one model of a kind; what exactly it was is in its manifest.
             table = pd.read_parquet(each.artifact.path / name).assign(model=each.model, category=category)
             tables.append(table.assign(training_set=each.training_set, seed=each.seed))
-    return _joined(tables)
+    return joined(tables)
 
 
 def build_doses(
@@ -214,92 +180,3 @@ def sheet_rows(pairs: pd.DataFrame, shots: Sequence[str]) -> list[SheetRow]:
         )
         for position, pair in enumerate(pairs.to_dict("records"))
     ]
-
-
-def write_run(
-    config: RunConfig,
-    stages: Sequence[StageOutcome],
-    reports: Mapping[str, Artifact],
-    *,
-    started: datetime,
-    refused: bool = False,
-    run: str | None = None,
-) -> RunSummary:
-    """Write the run's folder: run.json, which refers to artifacts by name, the joined tables, the sheets.
-
-    `run`: the name that it has since `begin_run`.
-    """
-    run = run or f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder = config.store / "runs" / run
-    (folder / SHEETS).mkdir(parents=True, exist_ok=True)
-    metrics, lift, oracle, dose, pairs, quality, steps = (
-        _gather(run, reports.values(), name, folder)
-        for name in (METRICS, LIFT, ORACLE, DOSE, PAIRS, QUALITY, STEPS)
-    )
-    advice = "".join(file.read_text() for each in reports.values() for file in each.path.glob(ADVICE))
-    if advice:
-        (folder / ADVICE).write_text(advice)
-    sheets = []
-    for category, each in reports.items():
-        for sheet in sorted((each.path / SHEETS).glob("*.png")):
-            sheets.append(Path(shutil.copyfile(sheet, folder / SHEETS / f"{category}-{sheet.name}")))
-    failed = any(stage.status in ("failed", "skipped") for stage in stages)
-    state: Literal["completed", "failed", "refused"] = (
-        "refused" if refused else "failed" if failed else "completed"
-    )
-    description = {
-        "run": run,
-        "state": state,
-        "started": started.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config.model_dump(mode="json", exclude={"store"}),
-        "stages": [asdict(stage) for stage in stages],
-    }
-    # Last, so that a run.json stands for a whole folder.
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-    (folder / STARTED).unlink(missing_ok=True)
-    if reports:
-        found = Run(run, folder, state, config, tuple(stages))
-        try:
-            write_page(found, pages_made(found))
-        except Exception as error:  # showing never fails what is done
-            again = f"anodiff report {run} --store {config.store}"
-            log.error(
-                "run %s: its page is not written: %s: %s; later: %s", run, type(error).__name__, error, again
-            )
-    try:
-        push_runs(config.store)
-    except StoreUnreachableError as error:
-        log.error("run %s lies only on this machine until the next one ends here: %s", run, error)
-    return RunSummary(
-        run,
-        folder,
-        state,
-        tuple(stages),
-        metrics,
-        lift,
-        tuple(sheets),
-        dose,
-        tuple(advice.splitlines()),
-        oracle,
-        pairs,
-        quality,
-        steps,
-        config.split.naive,
-    )
-
-
-def _gather(run: str, reports: Iterable[Artifact], name: str, folder: Path) -> pd.DataFrame:
-    """The categories' tables of this name as one of the run's own; those that few runs have are written only by these."""
-    table = _joined([pd.read_parquet(file) for each in reports for file in each.path.glob(name)])
-    if len(table):
-        table.insert(0, "run", run)
-    if len(table) or name in (METRICS, LIFT):
-        table.to_parquet(folder / name, index=False)
-    return table
-
-
-def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables under each other; empty ones, whose columns have no type, left out."""
-    filled = [table for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

@@ -21,9 +21,8 @@ from tasks.data.pictures import load_mask
 from tasks.errors import ArtifactError
 from tasks.review.decisions import Decision, drawn_by, mask_path, picture_hashes, read_decisions
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.curate import PAIRS, THRESHOLDS
 from tasks.store.artifacts import DIGEST_LENGTH, Artifact, Staged, plan
-from tasks.tables.pairs import PATHS
+from tasks.tables.pairs import PAIRS, PATHS, THRESHOLDS
 
 log = logging.getLogger("anodiff")
 

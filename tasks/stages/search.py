@@ -9,13 +9,14 @@ from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, chosen_shots
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.generate import NOT_IN_KEY
-from tasks.stages.objects import normal_backgrounds, read_object_masks
-from tasks.stages.prepare import read_samples
-from tasks.stages.quality import known_side, side_px
 from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.tables.known_side import known_side, side_px
+from tasks.tables.object_masks import normal_backgrounds, read_object_masks
+from tasks.tables.prepared import read_samples
 
 VERSION = 2
+# As in generate; each candidate sets how many pairs are drawn.
+NOT_IN_KEY = {"batch_size", "where", "start", "strength", "num_pairs"}
 CANDIDATES, CHOSEN = "candidates.parquet", "chosen.json"
 
 log = logging.getLogger("anodiff")
@@ -45,7 +46,7 @@ def plan_search(
         search=config.search,
         **({} if objects is None else {"objects": objects}),
         **choice_key(choice),
-        **config.generate.model_dump(exclude=NOT_IN_KEY | {"num_pairs"}),
+        **config.generate.model_dump(exclude=NOT_IN_KEY),
     )
 
 

@@ -1,27 +1,18 @@
 """Stage synthesize: the cheap baselines' pairs, copy-paste and Perlin, as many as are generated."""
 
 from collections.abc import Sequence
-from typing import Literal
 
-import pandas as pd
 from prefect import task
 
-from downstream.training_sets import sources_of
 from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, choice_label, chosen_shots
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.objects import object_masks_in
-from tasks.stages.prepare import read_samples
 from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.tables.baselines import BaselineName
+from tasks.tables.object_masks import object_masks_in
+from tasks.tables.prepared import read_samples
 
 VERSION = 2
-BaselineName = Literal["copy-paste", "perlin"]
-BASELINES: tuple[BaselineName, ...] = ("copy-paste", "perlin")
-
-
-def baseline_of(name: str) -> BaselineName | None:
-    """The baseline whose pairs are in a training set."""
-    return next((each for each in BASELINES if each in sources_of(name)), None)
 
 
 def plan_synthesize(
@@ -80,11 +71,3 @@ def synthesize(
                 perlin_pairs(samples, staged.out, count, size_px=config.finetune.size_px, seed=config.seed)
 
     return run_stage(out, config, make, heavy=False)
-
-
-def read_baseline(artifact: Artifact) -> pd.DataFrame:
-    """A baseline's pairs, paths absolute."""
-    table = pd.read_parquet(artifact.path / "pairs.parquet")
-    for column in ("image_path", "mask_path"):
-        table[column] = [str(artifact.path.resolve() / path) for path in table[column]]
-    return table

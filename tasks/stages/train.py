@@ -16,10 +16,12 @@ from downstream.training_sets import TrainingSet, TrainingSetName
 from tasks.config import ModelName, RunConfig
 from tasks.data.split import choice_key, choice_label
 from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.stages.training_steps import read_steps, with_steps
 from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.tables.chosen_steps import read_steps, with_steps
+from tasks.tables.figures import ORACLE
 from tasks.tables.symmetries import with_symmetries
-from tasks.tables.training_rows import ORACLE, Pictures, baseline_in, encoder_of, model_settings, rows_of
+from tasks.tables.training_rows import Pictures, baseline_in, model_settings, rows_of
+from tasks.tables.weights import encoder_of
 
 if TYPE_CHECKING:
     from downstream.class_predictions import ClassPredictions

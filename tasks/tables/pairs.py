@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dual_anodiff.pairs import PairSet
 
+PAIRS, THRESHOLDS = "pairs.parquet", "thresholds.parquet"
 PATHS = ("image_path", "anomaly_path", "mask_path")
 
 
@@ -26,7 +27,7 @@ def read_pairs(generated: Mapping[str, Artifact]) -> pd.DataFrame:
     """
     tables = []
     for defect, artifact in sorted(generated.items()):
-        table = pd.read_parquet(artifact.path / "pairs.parquet").assign(label=defect)
+        table = pd.read_parquet(artifact.path / PAIRS).assign(label=defect)
         if "adapter_key" not in table:
             table["adapter_key"] = artifact.inputs["adapter"]
         if "reasons" not in table:

@@ -1,34 +1,13 @@
 """What a category's normals bear, found in the stage objects, and the augmentation of its models settled by it."""
 
 import json
-import logging
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from tasks.config import RunConfig
 from tasks.errors import ArtifactError
 from tasks.store.artifacts import Artifact
 
-log = logging.getLogger("anodiff")
-
 SYMMETRIES = "symmetries.json"
-
-
-def build_symmetries(samples: pd.DataFrame, category: str, out: Path) -> None:
-    """Look at the training side's normals alone; write symmetries.json and say what was found.
-
-    Raises: InputError for a picture that can't be read.
-    """
-    from dual_anodiff.features import Features
-    from dual_anodiff.symmetries import find_symmetries, load_normals
-
-    normals = samples[(samples["split"] == "train") & (samples["label"] == "good")]
-    found = find_symmetries(Features(), load_normals([Path(path) for path in normals["image_path"]]))
-    (out / SYMMETRIES).write_text(json.dumps(asdict(found), indent=2) + "\n")
-    log.info("%s: %s", category, symmetries_text(asdict(found)))
 
 
 def read_symmetries(objects: Artifact) -> dict[str, Any]:

@@ -1,27 +1,25 @@
-"""What a model is trained on, and the key of that: training rows, test rows, refused pairs, encoders."""
+"""What a model is trained on, and the key of that: training rows, test rows, refused pairs."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from downstream.config import learns_from_defects
 from downstream.training_sets import TrainingSet, TrainingSetName, training_set
-from dual_anodiff.image_encoder import SHA256, imagenet_encoder
 from tasks.config import VAL_SHARE, ModelName, RunConfig, pairs_to_train_on
 from tasks.data.split import Fold, ShotChoice, chosen_shots, held_out_shots
-from tasks.errors import ConfigError, DataError
-from tasks.stages.prepare import read_samples
-from tasks.stages.synthesize import baseline_of, read_baseline
-from tasks.store.artifacts import Artifact, file_digest, folder_digest
+from tasks.errors import DataError
+from tasks.store.artifacts import Artifact, folder_digest
+from tasks.tables.baselines import baseline_of, read_baseline
 from tasks.tables.pairs import read_pairs
+from tasks.tables.prepared import read_samples
+from tasks.tables.weights import encoder_digest
 
 log = logging.getLogger("anodiff")
 
-ORACLE = "oracle.parquet"
 # Enough for a stable average precision; more only cost time at each look.
 MAX_FOLD_NORMALS = 60
 FOLDERS = ("texture_folder", "picture_folder")
@@ -209,44 +207,6 @@ def dose_of_pairs(full: Pictures, count: int, config: RunConfig) -> Dose:
     limits = count < pairs_to_train_on(config.generate.num_pairs)
     pictures = replace(full, max_pairs=count) if count and limits else full
     return Dose("pairs", count, "generated+real" if count else "real", pictures)
-
-
-def encoder_of(encoder: str) -> Path | str:
-    """The encoder's folder or timm name. Raises: WeightsError if the ImageNet encoder's package is missing or another."""
-    return imagenet_encoder() if encoder == "imagenet" else encoder
-
-
-def encoder_digest(config: RunConfig, model: ModelName) -> str:
-    """What the weights that a model starts from are, wherever they lie. Raises: ConfigError if a file is not there."""
-    match model:
-        case "localize" | "classify":
-            settings = config.localize if model == "localize" else config.classify
-            option, encoder, weights = f"{model}.encoder", settings.encoder, settings.encoder_weights
-        case "detect":
-            option, encoder, weights = (
-                "detect.backbone",
-                config.detect.backbone,
-                config.detect.backbone_weights,
-            )
-            if config.detect.model == "draem":
-                return "draem"  # networks of its own, that start at random
-            if config.detect.model == "efficientad":
-                encoder = "efficientad"  # so has this one; its teacher has weights
-    if encoder == "imagenet":
-        return f"imagenet:{SHA256}"  # known without the weights
-    if Path(encoder).is_dir():
-        return folder_digest(Path(encoder))
-    if isinstance(weights, Path):
-        if not weights.is_file():
-            raise ConfigError(f"{option}_weights: no file {weights}")
-        return f"{encoder}:{file_digest(weights)}"
-    return f"{encoder}:{weights}"
-
-
-def check_encoders(config: RunConfig) -> None:
-    """See that the weights of all models to be trained are there. Raises: ConfigError that names the option."""
-    for model in config.compare.models:
-        encoder_digest(config, model)
 
 
 def model_settings(config: RunConfig, model: ModelName, objects: Artifact | None) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from tasks.report.ui import SHOWN, summary_text
 from tasks.report.verdict import deciding_rows
 from tasks.runs.ended import Run, artifacts_of
 from tasks.runs.facts import StageFacts, costs, fingerprints, made_with, settings, stage_facts, stored
-from tasks.stages.report import ADVICE, DOSE, LIFT, METRICS, PAIRS, QUALITY, SHEETS
 from tasks.store.place import DESCRIPTION
+from tasks.tables.figures import ADVICE, DOSE, LIFT, METRICS, PAIRS, QUALITY, SHEETS
 
 PAGE = "report.html"
 CURVE_POINTS = 100

@@ -21,18 +21,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import SplitResult, urlsplit
 from urllib.request import urlopen
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
+from tasks.config import RunConfig, TrackConfig, uri_parts
 from tasks.errors import AnodiffError, ArtifactError
 from tasks.store.place import place_of, remote_of, write
-
-if TYPE_CHECKING:
-    from tasks.config import RunConfig
 
 log = logging.getLogger("anodiff")
 
@@ -48,38 +43,6 @@ MLFLOW_ENV = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-
-
-class TrackConfig(BaseModel):
-    """Tracking of finished runs by MLflow, where that is installed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    enabled: bool = Field(True, description="Log each finished run, if mlflow is installed.")
-    uri: str | None = Field(
-        None,
-        min_length=1,
-        description="MLflow server (http://host:5000) or database; none given: MLFLOW_TRACKING_URI, else mlflow.db in "
-        "the store's folder on this machine.",
-    )
-    experiment: str = Field("anodiff", min_length=1, description="Name of the experiment in MLflow.")
-    wait_s: float = Field(
-        0,
-        ge=0,
-        le=3600,
-        description="Seconds that a run waits at its end for that. Logging goes on without it, unless the machine goes "
-        "with the run: then raise it.",
-    )
-
-    @field_validator("uri")
-    @classmethod
-    def _holds_no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and _split(uri).password is not None:
-            raise ValueError(
-                "holds a password, which each run's record would show; set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD, or the whole address in MLFLOW_TRACKING_URI"
-            )
-        return uri
 
 
 @dataclass(frozen=True)
@@ -108,19 +71,12 @@ def destination(store: Path, config: TrackConfig, uri: str | None = None) -> Des
     own = store.absolute() / DATABASE
     if not given or given == f"sqlite:///{own}":
         return Destination(f"sqlite:///{own}", config.experiment, DATABASE, own.parent / ARTIFACTS)
-    parts = _split(given)
+    parts = uri_parts(given)
     bare = given.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1) if "@" in parts.netloc else given
     if given.startswith("sqlite:///"):
         database = Path(given.removeprefix("sqlite:///")).absolute()
         return Destination(f"sqlite:///{database}", config.experiment, bare, database.parent / ARTIFACTS)
     return Destination(given.rstrip("/"), config.experiment, bare.rstrip("/"), None)
-
-
-def _split(uri: str) -> SplitResult:
-    try:
-        return urlsplit(uri)
-    except ValueError as error:
-        raise AnodiffError(f"track.uri {uri!r}: {error}; write it as http://host:5000") from error
 
 
 def is_installed() -> bool:
@@ -150,7 +106,7 @@ def why_silent(to: Destination) -> str | None:
     return found[0]
 
 
-def track_run(config: "RunConfig", folder: Path) -> None:
+def track_run(config: RunConfig, folder: Path) -> None:
     """Have a finished run logged. Says in one line what comes of it; never raises, and costs PROBE_S at most."""
     if not config.track.enabled:
         return

@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.augmentation import augment
 from tasks.config import RunConfig
-from tasks.stages.report import RunSummary
+from tasks.report.run_folder import RunSummary
 from tasks.store.artifacts import Artifact
 
 STAGES = [

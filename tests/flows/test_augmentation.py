@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from flows.augmentation import augment
 from flows.cli import app
 from tasks.config import RunConfig, load_config
+from tasks.report.run_folder import RunSummary
 from tasks.stages.finetune import plan_finetune
 from tasks.stages.prepare import plan_prepare
-from tasks.stages.report import RunSummary
 from tasks.store.artifacts import plan
 from tests.flows.running import STAGES, artifact, block, only, run, stage_path, statuses
 

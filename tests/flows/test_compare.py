@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.comparison import compare
-from tasks.stages.report import RunSummary
+from tasks.report.run_folder import RunSummary
 from tests.tasks.finished_runs import config_of, finished_run, pictures_to_test
 
 

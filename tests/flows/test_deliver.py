@@ -19,7 +19,7 @@ from dual_anodiff.generation import pair_seed
 from flows.cli import app
 from flows.documents import summary_document
 from tasks.config import RunConfig, load_config
-from tasks.stages.report import RunSummary
+from tasks.report.run_folder import RunSummary
 from tests.flows.running import run
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dual_anodiff.config import NativeConfig
 from tasks.config import RunConfig
-from tasks.stages.report import RunSummary
+from tasks.report.run_folder import RunSummary
 from tasks.store.artifacts import Artifact
 from tasks.tables.pairs import read_pairs
 from tests.flows.running import only, run

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.config import RunConfig
-from tasks.stages.prepare import SPLIT
-from tasks.stages.report import RunSummary
+from tasks.report.run_folder import RunSummary
 from tasks.tables.pairs import PATHS
+from tasks.tables.prepared import SPLIT
 from tests.flows.running import run
 from tests.tasks.data_folders import save
 

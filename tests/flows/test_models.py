@@ -7,8 +7,8 @@ from rich.table import Table
 
 from flows.tables import figures_table, tables_of
 from tasks.config import RunConfig
+from tasks.report.run_folder import RunSummary
 from tasks.stages.prepare import plan_prepare
-from tasks.stages.report import RunSummary
 from tests.flows.running import run
 
 

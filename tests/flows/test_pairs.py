@@ -11,8 +11,8 @@ from dual_anodiff.demo_data import write_demo_data
 from flows.cli import app
 from tasks.config import RunConfig
 from tasks.data.split import read_split
-from tasks.stages.prepare import SPLIT
-from tasks.stages.report import RunSummary
+from tasks.report.run_folder import RunSummary
+from tasks.tables.prepared import SPLIT
 from tests.flows.running import run
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from tasks.config import RunConfig, load_config
 from tasks.errors import ConfigError
+from tasks.report.run_folder import RunSummary
 from tasks.stages.finetune import plan_finetune
 from tasks.stages.prepare import plan_prepare
-from tasks.stages.report import RunSummary
 from tests.flows.running import STAGES, block, only, run, statuses
 
 

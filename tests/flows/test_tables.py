@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from flows.tables import line_table
-from tasks.stages.report import RunSummary
+from tasks.report.run_folder import RunSummary
 
 
 def test_the_lines_table_has_seed_means_of_each_defect_type_and_both_thresholds() -> None:

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.config import RunConfig
-from tasks.stages.report import RunSummary
-from tasks.track.tracking import TRACK_LOG, TRACKED, TrackConfig, track_run
+from tasks.config import RunConfig, TrackConfig
+from tasks.report.run_folder import RunSummary
+from tasks.track.tracking import TRACK_LOG, TRACKED, track_run
 from tests.services import answer_of, clean_env, free_port, service
 from tests.tasks.finished_runs import config_of, finished_run
 

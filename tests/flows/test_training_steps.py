@@ -8,7 +8,7 @@ import pytest
 from flows.tables import figures_table
 from tasks.config import RunConfig
 from tasks.data.split import Fold
-from tasks.stages.report import RunSummary
+from tasks.report.run_folder import RunSummary
 from tasks.store.artifacts import Artifact
 from tasks.tables.training_rows import Pictures, rows_of, rows_of_fold
 from tests.flows.running import only, run, stage_path

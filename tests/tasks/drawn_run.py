@@ -10,11 +10,13 @@ from PIL import Image
 from downstream.class_predictions import ClassPredictions, class_metrics_table, write_class_predictions
 from downstream.prediction import Predictions, write_evaluation
 from tasks.config import ModelName, RunConfig
+from tasks.report.run_folder import RunSummary, write_run
 from tasks.runtime.stage import StageOutcome
-from tasks.stages.prepare import build_prepare, plan_prepare, read_samples
-from tasks.stages.quality import FIGURES
-from tasks.stages.report import RunSummary, plan_report, report, write_run
+from tasks.stages.prepare import build_prepare, plan_prepare
+from tasks.stages.report import plan_report, report
 from tasks.store.artifacts import Artifact, Staged, plan, publish
+from tasks.tables.figures import FIGURES
+from tasks.tables.prepared import read_samples
 from tasks.tables.training_rows import Trained
 from tests.tasks.data_folders import square_mask, texture
 

@@ -17,9 +17,11 @@ from downstream.class_predictions import (
 from downstream.metrics import metrics_table
 from downstream.prediction import Predictions, write_predictions
 from tasks.config import RunConfig, load_config
+from tasks.report.run_folder import RunSummary, write_run
 from tasks.runtime.stage import StageOutcome
-from tasks.stages.report import PAIRS, QUALITY, SHEETS, RunSummary, build_figures, write_run
+from tasks.stages.report import build_figures
 from tasks.store.artifacts import Artifact, Staged, plan, publish
+from tasks.tables.figures import PAIRS, QUALITY, SHEETS
 from tasks.tables.training_rows import Trained
 
 SIZE = 16

@@ -9,11 +9,11 @@ import pandas as pd
 from PIL import Image
 
 from tasks.config import RunConfig, load_config
+from tasks.report.run_folder import RunSummary, write_run
 from tasks.review.decisions import Decision, picture_hashes
 from tasks.runtime.stage import StageOutcome
 from tasks.stages.curate import curate, plan_curate
 from tasks.stages.prepare import build_prepare, plan_prepare
-from tasks.stages.report import RunSummary, write_run
 from tasks.store.artifacts import Artifact, Staged, plan, publish
 from tests.tasks.data_folders import healthy_category, texture
 

@@ -15,8 +15,8 @@ from tasks.compare.page import write_page
 from tasks.compare.tables import by_value, listed_runs, spread_of
 from tasks.compare.ui import summary_text
 from tasks.errors import AnodiffError, ConfigError
+from tasks.report.run_folder import RunSummary
 from tasks.report.words import signed
-from tasks.stages.report import RunSummary
 from tests.tasks.finished_runs import config_of, finished_run, pictures_to_test, shuffled
 from tests.tasks.page_rules import check_sound
 

@@ -9,9 +9,9 @@ import pytest
 
 from tasks.config import RunConfig, load_config
 from tasks.errors import AnodiffError
+from tasks.report.run_folder import write_run
 from tasks.runs.cost import Forecast, Plan, forecast
 from tasks.runtime.stage import StageOutcome
-from tasks.stages.report import write_run
 from tasks.store.artifacts import MANIFEST, Artifact, plan, publish
 
 GPU, CPU = "cuda (NVIDIA H100)", "cpu (1000 cores)"

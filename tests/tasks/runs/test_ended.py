@@ -9,10 +9,10 @@ import pytest
 
 from tasks.config import RunConfig, load_config
 from tasks.errors import AnodiffError, ArtifactError, DataError
+from tasks.report.run_folder import RunSummary, write_run
 from tasks.runs.ended import artifacts_of, categories_run, find_run, pictures_of, prepared_of, trained_models
 from tasks.runtime.stage import StageOutcome
 from tasks.stages.prepare import build_prepare, plan_prepare
-from tasks.stages.report import RunSummary, write_run
 from tasks.store.artifacts import Artifact, plan, publish
 from tasks.tables.training_rows import Pictures
 from tests.tasks.data_folders import healthy_category

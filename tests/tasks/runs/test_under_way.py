@@ -9,9 +9,9 @@ import pytest
 
 from tasks.config import RunConfig, load_config
 from tasks.errors import AnodiffError
+from tasks.report.run_folder import write_run
 from tasks.runs.ended import find_run, list_runs, run_names
 from tasks.runs.under_way import begin_run, find_stopped, runs_under_way
-from tasks.stages.report import write_run
 
 ROOT = Path(__file__).parents[3]
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -17,7 +17,6 @@ from tasks.data.split import SplitConfig, read_split, split_samples
 from tasks.errors import DataError
 from tasks.stages.adapt import build_adapt
 from tasks.stages.crop_blend import (
-    CROPS,
     blend,
     build_blend,
     build_crop,
@@ -30,9 +29,11 @@ from tasks.stages.crop_blend import (
 from tasks.stages.curate import curate, plan_curate
 from tasks.stages.finetune import build_finetune
 from tasks.stages.generate import build_generate, plan_generate
-from tasks.stages.prepare import build_prepare, plan_prepare, read_samples
+from tasks.stages.prepare import build_prepare, plan_prepare
 from tasks.store.artifacts import Artifact, Staged, plan, publish, verified
+from tasks.tables.crops import CROPS
 from tasks.tables.pairs import read_pairs
+from tasks.tables.prepared import read_samples
 from tests.tasks.data_folders import real_data, save
 from tests.tiny_base import tiny_base
 

@@ -16,17 +16,11 @@ from dual_anodiff.config import CurateConfig
 from dual_anodiff.demo_data import write_demo_data
 from tasks.config import RunConfig, load_config
 from tasks.errors import DataError
-from tasks.stages.curate import (
-    THRESHOLDS,
-    build_curate,
-    curate,
-    drawn_pairs,
-    more_to_draw,
-    plan_curate,
-)
-from tasks.stages.prepare import build_prepare, plan_prepare, read_samples
+from tasks.stages.curate import build_curate, curate, drawn_pairs, more_to_draw, plan_curate
+from tasks.stages.prepare import build_prepare, plan_prepare
 from tasks.store.artifacts import Artifact, Staged, plan, publish, verified
-from tasks.tables.pairs import PATHS, as_seen, read_pairs
+from tasks.tables.pairs import PATHS, THRESHOLDS, as_seen, read_pairs
+from tasks.tables.prepared import read_samples
 
 # Without those that send every shot through the encoder many times.
 RULES = ("empty", "too_large", "unrelated", "unseen", "copy_of_shot", "copy_of_pair")

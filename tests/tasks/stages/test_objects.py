@@ -13,9 +13,11 @@ from dual_anodiff.errors import InputError
 from tasks.config import RunConfig, load_config
 from tasks.data.pictures import load_mask
 from tasks.errors import DataError
-from tasks.stages.objects import ObjectMasks, objects, plan_objects, read_object_masks, without_texture
-from tasks.stages.prepare import build_prepare, plan_prepare, read_samples
+from tasks.stages.objects import objects, plan_objects
+from tasks.stages.prepare import build_prepare, plan_prepare
 from tasks.store.artifacts import Artifact, publish, verified
+from tasks.tables.object_masks import ObjectMasks, read_object_masks, without_texture
+from tasks.tables.prepared import read_samples
 from tasks.tables.symmetries import read_symmetries
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from tasks.config import RunConfig, load_config
 from tasks.errors import DataError
+from tasks.report.run_folder import RunSummary, write_run
 from tasks.report.run_page import write_page
 from tasks.report.words import percent
 from tasks.runs.ended import Run, artifacts_of, find_run
 from tasks.runtime.stage import StageOutcome
 from tasks.stages.page import CURVES, HEATS, PAGE, PLACES, make_pages, plan_page
-from tasks.stages.report import RunSummary, write_run
 from tasks.store.artifacts import fault, plan
 from tests.tasks.data_folders import healthy_category
 from tests.tasks.drawn_run import drawn_run

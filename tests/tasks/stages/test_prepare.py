@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tasks.config import RunConfig
-from tasks.stages.prepare import build_prepare, data_digest, plan_prepare, read_samples
+from tasks.stages.prepare import build_prepare, plan_prepare
 from tasks.store.artifacts import Artifact, Staged
+from tasks.tables.prepared import data_digest, read_samples
 from tests.tasks.data_folders import healthy_category, save, square_mask, texture
 
 

@@ -11,17 +11,11 @@ from PIL import Image
 from dual_anodiff.demo_data import write_demo_data
 from tasks.config import RunConfig, load_config
 from tasks.errors import ConfigError, DataError
-from tasks.stages.prepare import build_prepare, plan_prepare, read_samples
-from tasks.stages.quality import (
-    FIGURES,
-    NEIGHBOURS,
-    SHEET,
-    build_quality,
-    plan_quality,
-    quality,
-    read_quality,
-)
+from tasks.stages.prepare import build_prepare, plan_prepare
+from tasks.stages.quality import SHEET, build_quality, plan_quality, quality
 from tasks.store.artifacts import Artifact, Staged, plan, publish, verified
+from tasks.tables.figures import FIGURES, NEIGHBOURS, read_quality
+from tasks.tables.prepared import read_samples
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,8 @@ from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 from downstream.localization import train_localization
 from downstream.training_sets import TrainingSet
 from tasks.config import ModelName, RunConfig
-from tasks.stages.training_steps import SCORE, build_training_steps, read_folder
+from tasks.stages.training_steps import build_training_steps
+from tasks.tables.chosen_steps import SCORE, read_folder
 from tests.tasks.data_folders import healthy_category
 
 

@@ -18,9 +18,9 @@ import pytest
 
 from tasks.config import RunConfig, load_config
 from tasks.errors import AnodiffError, ArtifactError, ConfigError, StoreUnreachableError
+from tasks.report.run_folder import write_run
 from tasks.runs.ended import artifacts_of, find_run, run_names
 from tasks.runtime.stage import StageOutcome
-from tasks.stages.report import write_run
 from tasks.store import artifacts, lock, place
 from tasks.store.artifacts import Artifact, Staged, plan, publish, read_manifest, verified
 from tasks.store.place import Remote, open_store, place_of, remote_of

@@ -14,15 +14,8 @@ from tasks.errors import DataError
 from tasks.stages.prepare import build_prepare, plan_prepare
 from tasks.stages.train import TRAIN, plan_model
 from tasks.store.artifacts import Artifact, Staged, plan, publish
-from tasks.tables.training_rows import (
-    Pictures,
-    defects_without_pairs,
-    dose_of_pairs,
-    encoder_digest,
-    encoder_of,
-    rows_of,
-    why_not,
-)
+from tasks.tables.training_rows import Pictures, defects_without_pairs, dose_of_pairs, rows_of, why_not
+from tasks.tables.weights import encoder_digest, encoder_of
 from tests.tasks.data_folders import healthy_category
 
 

@@ -10,22 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config import RunConfig, load_config
+from tasks.config import RunConfig, TrackConfig, load_config
 from tasks.errors import AnodiffError, ConfigError
+from tasks.report.run_folder import RunSummary
 from tasks.runs.ended import find_run
-from tasks.stages.report import RunSummary
 from tasks.track.mlflow_log import log_run, sync_run, sync_runs
 from tasks.track.record import CURVE_POINTS, records_of
-from tasks.track.tracking import (
-    DATABASE,
-    PROBE_S,
-    TRACKED,
-    TrackConfig,
-    destination,
-    track_run,
-    tracked_as,
-    why_silent,
-)
+from tasks.track.tracking import DATABASE, PROBE_S, TRACKED, destination, track_run, tracked_as, why_silent
 from tests.tasks.finished_runs import config_of, finished_run
 
 
