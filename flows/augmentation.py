@@ -1,5 +1,6 @@
 """The full run: bad data refused first, then one category after the other, then the run's folder and tables."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -20,6 +21,9 @@ from tasks.store.place import check_store
 from tasks.tables.prepared import categories_of, check_defects
 from tasks.tables.weights import base_digest, check_encoders
 from tasks.track.tracking import track_run
+
+# `anodiff`, of the Python that runs this.
+COMMAND_LINE = (sys.executable, "-m", "flows.cli")
 
 
 def run_name() -> str:
@@ -90,7 +94,7 @@ def concluded(
 ) -> State[RunSummary]:
     """Write the run down, have it tracked, and end the flow with it."""
     summary = write_run(config, stages, reports, started=started, run=name)
-    track_run(config, summary.folder)
+    track_run(config, summary.folder, COMMAND_LINE)
     return finished(summary)
 
 

@@ -21,7 +21,7 @@ def test_imports_run_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     [
         ("import flows.cli", "prefect torch pandas numpy"),
         # A run that finds everything cached needs the flows alone: with torch and diffusers it would take 10 s more.
-        ("import flows.augmentation, flows.tables", "torch diffusers transformers anomalib"),
+        ("import flows.augmentation, flows.cli.tables", "torch diffusers transformers anomalib"),
         ("import dual_anodiff.config, downstream.config", "torch pandas prefect"),
         ("import dual_anodiff", "torch pandas prefect"),
         ("import dual_anodiff.objects", "cv2"),

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,8 +106,11 @@ def why_silent(to: Destination) -> str | None:
     return found[0]
 
 
-def track_run(config: RunConfig, folder: Path) -> None:
-    """Have a finished run logged. Says in one line what comes of it; never raises, and costs PROBE_S at most."""
+def track_run(config: RunConfig, folder: Path, anodiff: Sequence[str]) -> None:
+    """Have a finished run logged by a process of its own, which `anodiff` starts: the command line's command.
+
+    Says in one line what comes of it; never raises, and costs PROBE_S at most.
+    """
     if not config.track.enabled:
         return
     if not is_installed():
@@ -121,7 +124,7 @@ def track_run(config: RunConfig, folder: Path) -> None:
         if silent is not None:
             log.warning("run %s: not tracked, %s: %s; later: %s", folder.name, to.name, silent, later)
             return
-        process = _start([folder.name, "--store", store], folder / TRACK_LOG)
+        process = _start([*anodiff, "track", "sync", folder.name, "--store", store], folder / TRACK_LOG)
         log.info("run %s: tracked in MLflow, %s", folder.name, shown(to))
         if config.track.wait_s:
             code = process.wait(config.track.wait_s)
@@ -143,9 +146,8 @@ def shown(to: Destination) -> str:
     return str(to.artifacts.parent / Path(to.uri).name) if to.artifacts is not None else to.name
 
 
-def _start(arguments: list[str], log_file: Path) -> "subprocess.Popen[bytes]":
-    """`anodiff track sync`, living on when this process ends."""
-    command = [sys.executable, "-m", "flows.cli", "track", "sync", *arguments]
+def _start(command: list[str], log_file: Path) -> "subprocess.Popen[bytes]":
+    """A process that lives on when this one ends."""
     with log_file.open("ab") as lines:
         return subprocess.Popen(
             command,

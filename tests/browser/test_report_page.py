@@ -9,7 +9,7 @@ import typer
 from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
-from flows.report import report
+from flows.cli.report import report
 from tasks.config import load_config
 from tasks.report.words import percent
 from tests.tasks.data_folders import healthy_category

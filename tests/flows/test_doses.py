@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from flows.tables import dose_table
+from flows.cli.tables import dose_table
 from tasks.config import DosesConfig, RunConfig
 from tests.flows.running import only, run
 

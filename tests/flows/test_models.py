@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from flows.tables import figures_table, tables_of
+from flows.cli.tables import figures_table, tables_of
 from tasks.config import RunConfig
 from tasks.report.run_folder import RunSummary
 from tasks.stages.prepare import plan_prepare

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from flows.tables import figures_table
+from flows.cli.tables import figures_table
 from tasks.config import RunConfig
 from tasks.data.split import Fold
 from tasks.report.run_folder import RunSummary

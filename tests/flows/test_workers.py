@@ -11,7 +11,15 @@ import pytest
 
 from tasks.runs.ended import find_run, run_names
 from tasks.store.place import open_store
-from tests.flows.test_deploy import PREFECT, RUN_TIMEOUT_S, _prefect_server, deploy, deployments, env, post
+from tests.flows.cli.test_deploy import (
+    PREFECT,
+    RUN_TIMEOUT_S,
+    _prefect_server,
+    deploy,
+    deployments,
+    env,
+    post,
+)
 from tests.s3 import make_bucket, s3_server, speak_to
 from tests.services import service, tail, wait_until
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.augmentation import COMMAND_LINE
 from tasks.config import RunConfig, TrackConfig, load_config
 from tasks.errors import AnodiffError, ConfigError
 from tasks.report.run_folder import RunSummary
@@ -178,7 +179,7 @@ def test_a_server_that_is_down_or_hangs_costs_a_run_seconds_and_a_warning(
     for uri in (silent_server, "http://127.0.0.1:9"):
         summary = finished_run(config, day=2)
         began = time.monotonic()
-        track_run(config.model_copy(update={"track": TrackConfig(uri=uri)}), summary.folder)
+        track_run(config.model_copy(update={"track": TrackConfig(uri=uri)}), summary.folder, COMMAND_LINE)
         assert time.monotonic() - began < PROBE_S + 1
         assert said[-1].startswith(f"run {summary.run}: not tracked, {uri}: ")
         assert said[-1].endswith(f"later: anodiff track sync {summary.run} --store {config.store}")
@@ -193,12 +194,12 @@ def test_without_mlflow_one_line_says_so_and_sync_how_to_get_it(
     monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed
     summary = finished_run(config)
     said.clear()
-    track_run(config, summary.folder)
+    track_run(config, summary.folder, COMMAND_LINE)
     assert said == ["not tracked: mlflow is not installed (pip install 'dualanodiff[tracking]')"]
     with pytest.raises(AnodiffError, match="mlflow is not installed: pip install"):
         log_run(find_run(config.store, summary.run), destination(config.store, TrackConfig()))
     said.clear()
-    track_run(config.model_copy(update={"track": TrackConfig(enabled=False)}), summary.folder)
+    track_run(config.model_copy(update={"track": TrackConfig(enabled=False)}), summary.folder, COMMAND_LINE)
     assert said == []
 
 

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from flows.complete import categories, presets
+from flows.cli.complete import categories, presets
 from tasks.runtime.log import err, set_up_logging
 
 if TYPE_CHECKING:

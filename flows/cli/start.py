@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.complete import DEFAULT_STORE, presets
-from flows.deliver import RunName
-from flows.terminal import (
+from flows.cli.complete import DEFAULT_STORE, presets
+from flows.cli.deliver import RunName
+from flows.cli.terminal import (
     BAD_INPUT,
     RUN_FAILED,
     Categories,
@@ -110,7 +110,7 @@ def rerun(
     if summary is not None:
         end(summary, as_json)
     elif as_json:
-        from flows.documents import run_document
+        from flows.cli.documents import run_document
 
         print_json(run_document(found))
     else:
@@ -153,7 +153,7 @@ def start(config: "RunConfig", asked: "Any | None" = None) -> "RunSummary":
 def end(summary: "RunSummary", as_json: bool) -> None:
     """Say what came of a run, and leave with its exit code."""
     if as_json:
-        from flows.documents import summary_document
+        from flows.cli.documents import summary_document
 
         print_json(summary_document(summary))
     else:
@@ -168,7 +168,7 @@ def end(summary: "RunSummary", as_json: bool) -> None:
 
 def print_summary(summary: "RunSummary") -> None:
     """Tables, then what was cached, then where the pictures are."""
-    from flows.tables import incomplete_categories, stage_line, tables_of
+    from flows.cli.tables import incomplete_categories, stage_line, tables_of
     from tasks.report.run_page import REPORT
 
     console = wide()

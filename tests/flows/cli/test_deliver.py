@@ -17,7 +17,7 @@ from downstream.runtimes import run_onnx
 from downstream.training_sets import split_pairs
 from dual_anodiff.generation import pair_seed
 from flows.cli import app
-from flows.documents import summary_document
+from flows.cli.documents import summary_document
 from tasks.config import RunConfig, load_config
 from tasks.report.run_folder import RunSummary
 from tests.flows.running import run

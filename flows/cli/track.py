@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from flows.complete import DEFAULT_STORE, run_names
-from flows.terminal import RUN_FAILED, Quiet, Store, Verbose, out, refusing
+from flows.cli.complete import DEFAULT_STORE, run_names
+from flows.cli.terminal import RUN_FAILED, Quiet, Store, Verbose, out, refusing
 from tasks.runtime.log import err
 
 track_app = typer.Typer(no_args_is_help=True, help="Finished runs in MLflow: log them, look at them.")

@@ -1,4 +1,4 @@
-"""`anodiff`: parse, call a flow, print.
+"""Every command of `anodiff`, its place in the help, and an example.
 
 Imports of pandas, Prefect and torch wait until a command needs them: `--help` answers in half a second.
 """
@@ -10,15 +10,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.compare import compare
-from flows.deliver import export, handover
-from flows.deploy import deploy
-from flows.doctor import doctor
-from flows.history import plan, runs
-from flows.report import report
-from flows.review import review
-from flows.start import rerun, run
-from flows.terminal import (
+from flows.cli.compare import compare
+from flows.cli.deliver import export, handover
+from flows.cli.deploy import deploy
+from flows.cli.doctor import doctor
+from flows.cli.history import plan, runs
+from flows.cli.report import report
+from flows.cli.review import review
+from flows.cli.start import rerun, run
+from flows.cli.terminal import (
     BAD_INPUT,
     PAIRS,
     RUNS,
@@ -33,8 +33,8 @@ from flows.terminal import (
     print_json,
     refusing,
 )
-from flows.track import track_app
-from flows.upkeep import artifacts_app
+from flows.cli.track import track_app
+from flows.cli.upkeep import artifacts_app
 
 QUICK_START = """
 Quick start, no GPU needed; then with Stable Diffusion on your own pictures:
@@ -170,7 +170,7 @@ def data_check(path: DataPath, quiet: Quiet = False, as_json: Json = False, verb
         samples = read_dataset(path)
         _, faults = check_and_split(samples, find_categories(path), SplitConfig())
     if as_json:
-        from flows.documents import faults_document
+        from flows.cli.documents import faults_document
 
         print_json(faults_document(str(path), faults))
     elif faults:
@@ -300,7 +300,3 @@ app.command(
 def main() -> None:
     """Console script."""
     app()
-
-
-if __name__ == "__main__":
-    main()

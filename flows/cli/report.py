@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.deliver import DEFAULT_STORE, Data, RunName, Store
-from flows.terminal import Verbose, out, refusing
+from flows.cli.deliver import DEFAULT_STORE, Data, RunName, Store
+from flows.cli.terminal import Verbose, out, refusing
 
 
 def report(

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 DEFAULT_STORE = Path(".anodiff/store")
-PRESETS = Path(__file__).parent.parent / "configs"
+PRESETS = Path(__file__).parents[2] / "configs"
 
 
 def presets(incomplete: str) -> list[str]:

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.deploy import with_absolute_paths
+from flows.deployments import with_absolute_paths
 from tasks.config import RunConfig, load_config
 from tasks.runs.ended import find_run
 from tests.services import answer_of, clean_env, free_port, service, tail, wait_until

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flows.complete import DEFAULT_STORE as DEFAULT_STORE
-from flows.complete import run_names
-from flows.terminal import Verbose, out, refusing
+from flows.cli.complete import DEFAULT_STORE as DEFAULT_STORE
+from flows.cli.complete import run_names
+from flows.cli.terminal import Verbose, out, refusing
 
 if TYPE_CHECKING:
     from tasks.deliver import Exported, HandedOver

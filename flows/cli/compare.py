@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from flows.complete import DEFAULT_STORE
-from flows.terminal import Json, Quiet, Verbose, names, out, print_json, refusing, wide
+from flows.cli.complete import DEFAULT_STORE
+from flows.cli.terminal import Json, Quiet, Verbose, names, out, print_json, refusing, wide
 
 MAIN = "image_auroc,pixel_ap,aupro,accuracy"
 
@@ -70,7 +70,7 @@ def compare(
     if as_json:
         print_json(document_of(comparison))
         return
-    from flows.compare_tables import tables_of
+    from flows.cli.compare_tables import tables_of
 
     known = list(dict.fromkeys(comparison.figures["metric"]))
     console = wide()

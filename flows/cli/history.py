@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from flows.complete import DEFAULT_STORE, run_names
-from flows.terminal import (
+from flows.cli.complete import DEFAULT_STORE, run_names
+from flows.cli.terminal import (
     RUN_FAILED,
     Categories,
     Changes,
@@ -57,11 +57,11 @@ def plan(
         missing = {each.out.ref for each in planned if each.outcome.status == "planned"}
         costs = forecast(loaded, [each.out for each in planned], missing, since)
     if as_json:
-        from flows.documents import plan_document
+        from flows.cli.documents import plan_document
 
         print_json(plan_document(costs))
         return
-    from flows.tables import plan_lines, plan_table
+    from flows.cli.tables import plan_lines, plan_table
 
     wide().print(plan_table(costs))
     for line in plan_lines(costs):
@@ -84,8 +84,8 @@ def runs(
 ) -> None:
     """List the runs of a store, newest first; with RUN, what became of each of its stages."""
     with refusing(verbose, quiet=quiet, as_json=as_json):
-        from flows.documents import run_document, runs_document
-        from flows.tables import runs_table, stages_table
+        from flows.cli.documents import run_document, runs_document
+        from flows.cli.tables import runs_table, stages_table
         from tasks.runs.ended import find_run, list_runs
         from tasks.store.place import open_store
 

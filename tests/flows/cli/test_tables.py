@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from flows.tables import line_table
+from flows.cli.tables import line_table
 from tasks.report.run_folder import RunSummary
 
 

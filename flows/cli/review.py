@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from flows.deliver import DEFAULT_STORE, Category, RunName
-from flows.deliver import Data as MovedData
-from flows.terminal import Store, Verbose, out, refusing
+from flows.cli.deliver import DEFAULT_STORE, Category, RunName
+from flows.cli.deliver import Data as MovedData
+from flows.cli.terminal import Store, Verbose, out, refusing
 
 
 def review(

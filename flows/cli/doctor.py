@@ -7,8 +7,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flows.complete import presets
-from flows.terminal import (
+from flows.cli.complete import presets
+from flows.cli.terminal import (
     RUN_FAILED,
     Changes,
     Data,

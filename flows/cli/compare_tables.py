@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from rich.table import Table
 
-from flows.tables import FIGURES, NAIVE, TITLES, duration, percent
+from flows.cli.tables import FIGURES, NAIVE, TITLES, duration, percent
 from tasks.compare.comparison import CAPTION, KEYS, Comparison
 from tasks.compare.tables import (
     MANY,

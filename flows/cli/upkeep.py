@@ -6,8 +6,8 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from flows.complete import DEFAULT_STORE, run_names
-from flows.terminal import RUN_FAILED, Json, Quiet, Store, Verbose, out, print_json, refusing, wide
+from flows.cli.complete import DEFAULT_STORE, run_names
+from flows.cli.terminal import RUN_FAILED, Json, Quiet, Store, Verbose, out, print_json, refusing, wide
 
 if TYPE_CHECKING:
     from tasks.store.upkeep import Entry
@@ -37,7 +37,7 @@ def ls(
 
         entries = list_artifacts(open_store(store), stage=stage, category=category, run=run)
     if as_json:
-        from flows.documents import artifacts_document
+        from flows.cli.documents import artifacts_document
 
         print_json(artifacts_document(entries))
         return
@@ -100,7 +100,7 @@ def gc(
         garbage = find_garbage(folder, older_than_days=older_than, keep_runs=keep_runs)
         deleted = sweep(folder, garbage) if delete else None
     if as_json:
-        from flows.documents import garbage_document
+        from flows.cli.documents import garbage_document
 
         print_json(garbage_document(garbage, deleted))
         return

@@ -13,11 +13,11 @@ import typer
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.terminal import print_json, refusing, system_fault
+from flows.cli.terminal import print_json, refusing, system_fault
 from tasks.errors import AnodiffError
 from tests.tasks.data_folders import healthy_category
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def test_stdout_has_the_document_alone(capfd: pytest.CaptureFixture[str]) -> None:

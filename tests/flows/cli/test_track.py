@@ -8,6 +8,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from flows.augmentation import COMMAND_LINE
 from flows.cli import app
 from tasks.config import RunConfig, TrackConfig
 from tasks.report.run_folder import RunSummary
@@ -46,7 +47,7 @@ def tracked(summary: RunSummary) -> dict[str, dict[str, str]]:
 def test_a_run_is_logged_by_a_process_of_its_own_and_then_known(config: RunConfig) -> None:
     summary = finished_run(config)
     waiting = config.model_copy(update={"track": TrackConfig(wait_s=280)})
-    track_run(waiting, summary.folder)
+    track_run(waiting, summary.folder, COMMAND_LINE)
     said = (summary.folder / TRACK_LOG).read_text()
     assert f"{summary.run}: logged: {config.store / 'mlflow.db'}" in said.replace("\n", "")
     assert "Traceback" not in said
@@ -89,7 +90,7 @@ def test_a_real_server_takes_runs_and_their_files(config: RunConfig, tmp_path: P
         assert "logged" in track(config, "sync", "--uri", url)
         waiting = config.model_copy(update={"track": TrackConfig(uri=url, wait_s=280)})
         second = finished_run(waiting, day=2, contrast=0.5)
-        track_run(waiting, second.folder)
+        track_run(waiting, second.folder, COMMAND_LINE)
         assert set(tracked(first)) == set(tracked(second)) == {url}
         assert not (config.store / "mlflow.db").exists()
 
