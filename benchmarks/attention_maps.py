@@ -1,6 +1,6 @@
 """Where a prompt's words are looked at: cross-attention recorded while a UNet draws, without changing what it draws.
 
-It was meant for `dual_anodiff.trust`, which is better without it, as `benchmarks.masks` prints; so it lives here.
+It was meant for `dual_anodiff.quality.trust`, which is better without it, as `benchmarks.masks` prints; so it lives here.
 """
 
 from collections.abc import Iterator

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from dual_anodiff.adapter import AdapterCard, adapter_parameters, attach_adapter
+from dual_anodiff.adapter import adapter_parameters, attach_adapter
+from dual_anodiff.adapter_card import AdapterCard
 from dual_anodiff.base import load_base
 from dual_anodiff.config import AdapterConfig
 from dual_anodiff.pipeline import DualAnoDiffPipeline

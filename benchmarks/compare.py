@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.workflow import in_own_process
-from downstream.class_predictions import read_class_predictions, write_class_predictions
-from downstream.lift import bootstrap, metrics_of
-from downstream.prediction import read_predictions, write_predictions
+from downstream.figures.class_predictions import read_class_predictions, write_class_predictions
+from downstream.figures.lift import bootstrap, metrics_of
+from downstream.figures.predictions import read_predictions, write_predictions
 from tasks.compare.redraws import PREDICTIONS
 from tasks.runs.ended import Run, categories_run, find_run
 from tasks.store.artifacts import DIGEST_LENGTH, MANIFEST, file_digest

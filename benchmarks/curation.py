@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dual_anodiff.curation import REASONS, curate
 from dual_anodiff.demo_data import DEMO_CATEGORIES, draw_demo
-from dual_anodiff.features import Features
 from dual_anodiff.images import Shot
-from dual_anodiff.pairs import PairSet, flipped, load_images, load_shots, to_bytes
+from dual_anodiff.quality.curation import REASONS, curate
+from dual_anodiff.quality.features import Features
+from dual_anodiff.quality.pairs import PairSet, flipped, load_images, load_shots, to_bytes
 from tasks.data.samples import read_dataset
 from tasks.data.split import SplitConfig, split_samples
 

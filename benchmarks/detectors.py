@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 
 from downstream.config import READ_BY, DetectConfig, DetectorName, learns_from_defects
-from downstream.detection import predict_detector, quiet, train_detector
-from downstream.metrics import image_metrics, pixel_metrics
+from downstream.detectors.training import predict_detector, quiet, train_detector
+from downstream.figures.metrics import image_metrics, pixel_metrics
 from downstream.synthesis import copy_paste_pairs
 from downstream.training_sets import TrainingSet, training_set
 from dual_anodiff.image_encoder import imagenet_encoder

@@ -31,8 +31,7 @@ from dual_anodiff.masks import fit_threshold, iou, mask_from_part
 from dual_anodiff.objective import decode, encode, encode_prompts
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.procedural import defects, draw, parts
-from dual_anodiff.refine import grown, refine
-from dual_anodiff.trust import (
+from dual_anodiff.quality.trust import (
     FILLS_PICTURE,
     LARGEST_SHARE,
     Witnesses,
@@ -41,6 +40,7 @@ from dual_anodiff.trust import (
     largest_share,
     trust,
 )
+from dual_anodiff.refine import grown, refine
 
 THIN = ("scratch", "crack", "thread pulled", "fray")
 MIN_AREA_PX = 4

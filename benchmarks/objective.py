@@ -17,8 +17,8 @@ import torch
 
 from downstream import encoder
 from downstream.config import LocalizeConfig
+from downstream.figures.metrics import image_metrics, pixel_metrics
 from downstream.localization import train_localization
-from downstream.metrics import image_metrics, pixel_metrics
 from downstream.prediction import predict
 from downstream.synthesis import copy_paste_pairs
 from downstream.training_sets import TrainingSetName, training_set

@@ -21,7 +21,7 @@ from dual_anodiff.config import ObjectsConfig
 from dual_anodiff.demo_data import DEMO_CATEGORIES, draw_demo
 from dual_anodiff.images import load_image, mask_to_pil, to_pil
 from dual_anodiff.masks import iou
-from dual_anodiff.objects import Objects, find_objects, object_mask
+from dual_anodiff.objects.masks import Objects, find_objects, object_mask
 from dual_anodiff.procedural import draw, parts
 from tasks.data.pictures import picture_files
 from tasks.data.sheets import fit, overlay

@@ -15,17 +15,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from dual_anodiff.adapter import read_card
+from dual_anodiff.adapter_card import read_card
 from dual_anodiff.base import MINI
 from dual_anodiff.config import GenerateConfig, SearchConfig
-from dual_anodiff.curation import curate
 from dual_anodiff.generation import generate_pairs
 from dual_anodiff.images import Shot, load_image
 from dual_anodiff.masks import iou, mask_from_part
 from dual_anodiff.normals import evenly_spaced
-from dual_anodiff.pairs import PairSet, load_images, load_pairs, load_shots
 from dual_anodiff.pretrain.evaluate import DEMO_PRESET, FEW_SHOTS
 from dual_anodiff.pretrain.judge import Judge, train_judge
+from dual_anodiff.quality.curation import curate
+from dual_anodiff.quality.pairs import PairSet, load_images, load_pairs, load_shots
 from dual_anodiff.search import SETTINGS, search
 
 CATEGORY, FIRST, MIN_AREA_PX, NORMALS = "tile", 10_000, 4, 60

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from dual_anodiff.adapter import AdapterCard, adapter_parameters, attach_adapter, save_adapter
+from dual_anodiff.adapter import adapter_parameters, attach_adapter, save_adapter
+from dual_anodiff.adapter_card import AdapterCard
 from dual_anodiff.base import fingerprint, load_base
 from dual_anodiff.config import AdapterConfig, GenerateConfig
 from dual_anodiff.generation import generate_pairs

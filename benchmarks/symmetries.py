@@ -1,7 +1,7 @@
 """What categories bear, and by which distances: `python -m benchmarks.symmetries [CATEGORY_FOLDER ...]`.
 
 For each change the factor by which it puts held-back normals further from the others. Without folders: the demo's.
-`dual_anodiff.symmetries.FACTOR` was chosen between what is to be borne and what is not.
+`dual_anodiff.objects.symmetries.FACTOR` was chosen between what is to be borne and what is not.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from dual_anodiff.demo_data import write_demo_data
-from dual_anodiff.features import Features
-from dual_anodiff.symmetries import CHANGES, FACTOR, find_symmetries, load_normals
+from dual_anodiff.objects.symmetries import CHANGES, FACTOR, find_symmetries, load_normals
+from dual_anodiff.quality.features import Features
 from tasks.data.pictures import picture_files
 
 

@@ -27,15 +27,15 @@ from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dual_anodiff import conditioning
+from dual_anodiff import regions as guide
 from dual_anodiff.config import WhereConfig
-from dual_anodiff.features import Features, distance
 from dual_anodiff.images import Shot, load_shot
-from dual_anodiff.neighbours import find_neighbours
 from dual_anodiff.objective import encode
-from dual_anodiff.pairs import FLIPS, PairSet, load_images, load_shots
 from dual_anodiff.pipeline import DualAnoDiffOutput, DualAnoDiffPipeline
-from dual_anodiff.quality import quality
+from dual_anodiff.quality.features import Features, distance
+from dual_anodiff.quality.figures import quality
+from dual_anodiff.quality.neighbours import find_neighbours
+from dual_anodiff.quality.pairs import FLIPS, PairSet, load_images, load_shots
 
 SIZE_PX = 128
 BATCH = 16
@@ -64,7 +64,7 @@ def load(adapter: Path, shots: list[Shot]) -> DualAnoDiffPipeline:
         loaded = [load_shot(shot, pipe.card.size_px) for shot in shots]
         latents = torch.stack([encode(pipe.vae, torch.stack([i, i * m]))[0] for i, m in loaded])
         masks = torch.stack([mask[0] > 0.5 for _, mask in loaded])
-        pipe.card = replace(pipe.card, shots=conditioning.trace_shots(latents, masks))
+        pipe.card = replace(pipe.card, shots=guide.trace_shots(latents, masks))
     return pipe
 
 
@@ -73,7 +73,7 @@ def lines_in(boxes: Tensor, seeds: list[int]) -> Tensor:
     lines = []
     for box, seed in zip(boxes, seeds, strict=True):
         generator = np.random.default_rng(seed)
-        top, left, bottom, right = (share * SIZE_PX for share in conditioning.box_of(box))
+        top, left, bottom, right = (share * SIZE_PX for share in guide.box_of(box))
         along, across = np.linspace(0, 1, 6), np.linspace(generator.random(), generator.random(), 6)
         across = np.clip(across + generator.normal(0, 0.12, 6), 0, 1)
         x, y = (along, across) if right - left >= bottom - top else (across, along)
@@ -106,7 +106,7 @@ def against_wish(masks: Tensor, regions: Tensor) -> dict[str, float]:
     some = masks.flatten(1).any(1)
     masks, regions = masks[some], regions[some]
     near = F.max_pool2d(masks[:, None].float(), 7, 1, 3)[:, 0] > 0
-    boxes = [np.array([conditioning.box_of(m) for m in each]) for each in (masks, regions)]
+    boxes = [np.array([guide.box_of(m) for m in each]) for each in (masks, regions)]
     centres = [(box[:, :2] + box[:, 2:]) / 2 for box in boxes]
     sides = [np.log(box[:, 2:] - box[:, :2]).mean(1) for box in boxes]
     off = sides[0] - sides[1]
@@ -229,7 +229,7 @@ def main() -> None:
     assert pipe.card is not None
     seeds = list(range(args.first_seed, args.first_seed + (args.pool or 3 * args.pairs)))
     where = WhereConfig(size=tuple(args.size) if args.size else "shots")
-    regions = conditioning.draw_regions(where, pipe.card, seeds, SIZE_PX)
+    regions = guide.draw_regions(where, pipe.card, seeds, SIZE_PX)
     assert regions is not None
     if args.lines:
         regions = lines_in(regions, seeds)
@@ -269,8 +269,8 @@ def main() -> None:
     pool, seconds = draw(seeds, None)
     tell("off", pool, seconds)
     tell("found", taken(pool, find(pool.mask, regions[: args.pairs])))
-    for leans in args.leans or [conditioning.LEANS]:
-        vars(conditioning)["LEANS"] = tuple(leans)
+    for leans in args.leans or [guide.LEANS]:
+        vars(guide)["LEANS"] = tuple(leans)
         tell(f"lean {' '.join(f'{x:g}' for x in leans)}", *draw(seeds[: args.pairs], regions[: args.pairs]))
     print(
         f"{args.category.name}/{args.defect}, {args.pairs} pairs, {len(seeds)} without a wish, {args.steps} steps"

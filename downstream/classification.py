@@ -12,12 +12,6 @@ from torch import Tensor, nn
 
 from downstream.augmentation import augment
 from downstream.batches import draw_class_batches
-from downstream.class_predictions import (
-    ClassPredictions,
-    class_metrics_table,
-    confusion_table,
-    write_class_predictions,
-)
 from downstream.classifier import (
     ClassificationModel,
     build_classifier,
@@ -28,6 +22,12 @@ from downstream.classifier import (
 )
 from downstream.config import ClassifyConfig
 from downstream.errors import PredictionError, TrainingSetError
+from downstream.figures.class_predictions import (
+    ClassPredictions,
+    class_metrics_table,
+    confusion_table,
+    write_class_predictions,
+)
 from downstream.loop import train_network, write_trained
 from downstream.network import logits_of
 from downstream.prediction import refuse_empty

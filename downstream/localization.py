@@ -13,9 +13,9 @@ from downstream.augmentation import augment
 from downstream.batches import draw_batches
 from downstream.config import LocalizeConfig
 from downstream.encoder import seeded_unet
+from downstream.figures.metrics import best_threshold, pixel_ap
 from downstream.images import load_rows
 from downstream.loop import train_network, write_trained
-from downstream.metrics import best_threshold, pixel_ap
 from downstream.network import logits_of
 from downstream.objective import localization_loss
 from downstream.prediction import LocalizationModel, anomaly_maps, image_scores

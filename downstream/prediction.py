@@ -1,44 +1,24 @@
 """Trained localization models on pictures: load, predict, evaluate once on the test set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from downstream.config import LocalizeConfig
 from downstream.encoder import EncoderSpec, empty_unet
 from downstream.errors import PredictionError
+from downstream.figures.predictions import Predictions, write_predictions
 from downstream.images import load_rows
 from downstream.network import load_state, predict_logits, read_model
 
 # The literature's window: 21 px on a 256 px map (DRAEM, AnomalyDiffusion, DualAnoDiff).
 WINDOW_PX, WINDOW_AT_PX = 21, 256
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """One model's output on n pictures, with the truth and the thresholds that validation chose.
-
-    Shape: anomaly_map (n, h, w) float32 in 0..1, holding float16 values so that the saved file gives the
-    same metrics; pred_score (n,); gt_mask (n, h, w) bool; label_index (n,) 0 normal, 1 anomalous; label
-    (n,) "good" or defect type.
-    """
-
-    image_path: NDArray[np.str_]
-    label: NDArray[np.str_]
-    label_index: NDArray[np.int64]
-    anomaly_map: NDArray[np.float32]
-    gt_mask: NDArray[np.bool_]
-    pred_score: NDArray[np.float32]
-    pixel_threshold: float
-    image_threshold: float
 
 
 class LocalizationModel(BaseModel):
@@ -132,8 +112,8 @@ def write_evaluation(
     model: str, predictions: Predictions, test_rows: pd.DataFrame, out: Path
 ) -> pd.DataFrame:
     """Write out/predictions.npz and out/metrics.parquet; return the table. Defect sizes are those of the masks' files."""
-    from downstream.defect_sizes import mask_shares
-    from downstream.metrics import metrics_table
+    from downstream.figures.defect_sizes import mask_shares
+    from downstream.figures.metrics import metrics_table
 
     out.mkdir(parents=True, exist_ok=True)
     write_predictions(predictions, out / "predictions.npz")
@@ -141,36 +121,6 @@ def write_evaluation(
     table.insert(0, "model", model)
     table.to_parquet(out / "metrics.parquet", index=False)
     return table
-
-
-def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Save as npz: maps as float16 (their exact values), masks as bits."""
-    arrays = {field.name: np.asarray(getattr(predictions, field.name)) for field in fields(predictions)}
-    arrays["anomaly_map"] = predictions.anomaly_map.astype(np.float16)
-    arrays["gt_mask"] = np.packbits(predictions.gt_mask, axis=None)
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes the arrays for allow_pickle
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Load what write_predictions saved. Raises: PredictionError that names the file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            maps = file["anomaly_map"].astype(np.float32)
-            return Predictions(
-                image_path=file["image_path"],
-                label=file["label"],
-                label_index=file["label_index"],
-                anomaly_map=maps,
-                gt_mask=np.unpackbits(file["gt_mask"], count=maps.size).reshape(maps.shape).astype(bool),
-                pred_score=file["pred_score"],
-                pixel_threshold=float(file["pixel_threshold"]),
-                image_threshold=float(file["image_threshold"]),
-            )
-    except (OSError, KeyError, ValueError) as error:
-        raise PredictionError(
-            f"{path}: is no file of predictions ({error}). Evaluate the model again."
-        ) from error
 
 
 def anomaly_maps(

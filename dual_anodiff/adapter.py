@@ -3,61 +3,21 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dual_anodiff.adapter_card import DESCRIPTION, AdapterCard
 from dual_anodiff.attention import BRANCHES, BackgroundCompensation, TwoBranchAttnProcessor
 from dual_anodiff.config import AdapterConfig
 from dual_anodiff.errors import AdapterError
-from dual_anodiff.normals import read_normals, with_normals
 
-WEIGHTS, DESCRIPTION = "adapter.safetensors", "adapter.json"
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class ShotTrace:
-    """What is kept of a shot's defect, to place others like it.
-
-    box: of its mask, top, left, bottom, right in shares of the picture.
-    contrast: how its latents differ from those around it, a list of channels for each branch.
-    """
-
-    box: list[float]
-    contrast: list[list[float]]
-
-
-@dataclass(frozen=True)
-class AdapterCard:
-    """What adapter.json holds: everything needed to draw pairs with the weights beside it.
-
-    Units: mask_threshold is a distance from the background in [0, 1]; mask_iou is measured on the few shots themselves.
-    """
-
-    base: str
-    base_fingerprint: str
-    revision: str | None
-    image_prompt: str
-    anomaly_prompt: str
-    size_px: int
-    adapter: dict[str, Any]
-    train_steps: int
-    num_shots: int
-    mask_threshold: float
-    mask_iou: float
-    seed: int
-    normals: str | None = (
-        None  # digest of the normals.safetensors beside it, which is fused into the base first
-    )
-    shots: list[ShotTrace] | None = None  # None: made before this was kept
-    format: int = FORMAT
+WEIGHTS = "adapter.safetensors"
 
 
 def attach_adapter(unet: Any, text_encoder: Any, config: AdapterConfig, *, seed: int = 0) -> None:
@@ -119,11 +79,6 @@ def adapter_parameters(unet: nn.Module, text_encoder: nn.Module) -> Iterator[tup
                 yield f"{prefix}.{name}", parameter
 
 
-def adapter_config(card: AdapterCard) -> AdapterConfig:
-    """How to attach a card's adapter; a card older than a setting has what was done before that setting."""
-    return AdapterConfig(**{"background": "off", "background_from": "noised", **card.adapter})
-
-
 def save_adapter(
     folder: Path,
     card: AdapterCard,
@@ -139,21 +94,6 @@ def save_adapter(
         save_file({name: w.contiguous() for name, w in then.items()}, kept_weights(folder, step))
     save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
     (folder / DESCRIPTION).write_text(json.dumps(asdict(card), indent=2) + "\n")
-
-
-def read_card(folder: Path) -> AdapterCard:
-    """Read adapter.json.
-
-    Raises: AdapterError if it is missing or of another format.
-    """
-    try:
-        told = json.loads((folder / DESCRIPTION).read_text())
-        shots = told.pop("shots", None)
-        return AdapterCard(**told, shots=None if shots is None else [ShotTrace(**shot) for shot in shots])
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise AdapterError(
-            f"{folder / DESCRIPTION}: {error}; is this the folder of a finished fine-tuning (made by this version)?"
-        ) from error
 
 
 @torch.no_grad()
@@ -188,31 +128,3 @@ def load_weights(
 def kept_weights(folder: Path, step: int) -> Path:
     """Where the weights of a kept step lie."""
     return folder / f"adapter-{step:06}.safetensors"
-
-
-def export_lora(folder: Path, out: Path) -> None:
-    """Write the image branch as a LoRA that plain `StableDiffusionPipeline.load_lora_weights` reads.
-
-    The normals' LoRA goes with it. What is left out: SAIM, the anomaly branch and the background module, which plain
-    pipelines have no place for; so pictures resemble branch 0's, but come without a mask and with no given background.
-    """
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
-
-    from dual_anodiff.pipeline import DualAnoDiffPipeline
-
-    pipe = DualAnoDiffPipeline.from_adapter(folder)
-    unet_layers = get_peft_model_state_dict(pipe.unet, adapter_name=BRANCHES[0])
-    if pipe._card().normals is not None:
-        unet_layers = with_normals(unet_layers, read_normals(folder)[0])
-    has_text = any(isinstance(m, LoraLayer) for m in pipe.text_encoder.modules())
-    text_layers = get_peft_model_state_dict(pipe.text_encoder, adapter_name="text") if has_text else None
-    StableDiffusionPipeline.save_lora_weights(
-        out,
-        # Not by diffusers' conversion: it renames attention layers alone, and its reader goes by the first name.
-        unet_lora_layers={
-            name.replace(".lora_A.", ".lora.down.").replace(".lora_B.", ".lora.up."): weight
-            for name, weight in unet_layers.items()
-        },
-        text_encoder_lora_layers=convert_state_dict_to_diffusers(text_layers) if text_layers else None,
-    )

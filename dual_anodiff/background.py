@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dual_anodiff.adapter import AdapterCard, adapter_config
+from dual_anodiff.adapter_card import AdapterCard, adapter_config
 from dual_anodiff.attention import BackgroundMemory
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, load_background

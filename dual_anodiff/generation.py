@@ -17,10 +17,9 @@ from diffusers import (
 )
 from PIL import Image
 
-from dual_anodiff.adapter import read_card
+from dual_anodiff.adapter_card import read_card
 from dual_anodiff.background import check_backgrounds, pick_background
 from dual_anodiff.base import fingerprint
-from dual_anodiff.conditioning import check_where, draw_regions
 from dual_anodiff.config import GenerateConfig
 from dual_anodiff.errors import AdapterError
 from dual_anodiff.guided import Pasted, guided_pairs
@@ -29,6 +28,7 @@ from dual_anodiff.pair_files import is_whole, make_folders, row_of, write_pair
 from dual_anodiff.pictures import read_mask, read_picture
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.progress import progress as progress_of
+from dual_anodiff.regions import check_where, draw_regions
 
 SCHEDULERS: dict[str, Any] = {
     "dpmsolver++": DPMSolverMultistepScheduler,

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dual_anodiff.config import STRENGTH
+from dual_anodiff.crops.native import CELL_PX, CONTEXT, Box, cut, find_defects, shot_window
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import square, square_mask
 from dual_anodiff.masks import mask_from_part
-from dual_anodiff.native import CELL_PX, CONTEXT, Box, cut, find_defects, shot_window
 from dual_anodiff.objective import decode, encode
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.refine import refine

@@ -14,17 +14,18 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from dual_anodiff.adapter import AdapterCard, adapter_config, attach_adapter, load_weights, read_card
+from dual_anodiff.adapter import attach_adapter, load_weights
+from dual_anodiff.adapter_card import AdapterCard, adapter_config, read_card
 from dual_anodiff.attention import BackgroundMemory
 from dual_anodiff.background import check_backgrounds, encode_backgrounds, recall
 from dual_anodiff.base import load_base
-from dual_anodiff.conditioning import AGAIN, PREVIEW, PREVIEW_STEPS, Conditioning
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, mask_to_pil, to_pil
 from dual_anodiff.masks import mask_from_part
 from dual_anodiff.normals import fuse_normals
 from dual_anodiff.objective import decode, encode_prompts, seeded
 from dual_anodiff.refine import refine
+from dual_anodiff.regions import AGAIN, PREVIEW, PREVIEW_STEPS, Conditioning
 from dual_anodiff.start import Beginning, Starts, check_starts
 
 

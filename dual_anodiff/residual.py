@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from dual_anodiff.crops.native import CELL_PX
 from dual_anodiff.errors import InputError
 from dual_anodiff.masks import clean, smooth
-from dual_anodiff.native import CELL_PX
 
 # What differs by more than FLOOR, or by more than SPREADS of the round trip's own spread above its middle, is changed.
 FLOOR = 0.1

@@ -13,11 +13,11 @@ import pandas as pd
 from torch import Tensor
 
 from dual_anodiff.config import GenerateConfig, SearchConfig
-from dual_anodiff.features import Features
 from dual_anodiff.generation import generate_pairs
 from dual_anodiff.images import Background
-from dual_anodiff.pairs import PairSet, load_pairs
-from dual_anodiff.quality import quality
+from dual_anodiff.quality.features import Features
+from dual_anodiff.quality.figures import quality
+from dual_anodiff.quality.pairs import PairSet, load_pairs
 
 SETTINGS = ("guidance_scale", "num_inference_steps", "adapter_strength", "adapter_step")
 # What is ranked, and whether more is better. aligned: mask_alignment, an empty mask's being 0.

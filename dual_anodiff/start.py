@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dual_anodiff.crops.native import CELL_PX
 from dual_anodiff.errors import InputError
-from dual_anodiff.native import CELL_PX
 from dual_anodiff.objective import encode, seeded
 
 STRENGTH = 7  # stream of a pair's seed that its strength is drawn from

@@ -12,10 +12,10 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from dual_anodiff.adapter import AdapterCard, adapter_parameters, attach_adapter, save_adapter
+from dual_anodiff.adapter import adapter_parameters, attach_adapter, save_adapter
+from dual_anodiff.adapter_card import AdapterCard
 from dual_anodiff.background import remember
 from dual_anodiff.base import fingerprint, load_base
-from dual_anodiff.conditioning import trace_shots
 from dual_anodiff.config import FinetuneConfig, MaskConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, Shot, load_background, load_shot
@@ -25,6 +25,7 @@ from dual_anodiff.masks import fit_threshold
 from dual_anodiff.normals import WEIGHTS as NORMALS
 from dual_anodiff.normals import fuse_normals, read_normals_card
 from dual_anodiff.objective import decode, encode, encode_prompts, seeded, two_branch_loss, uses_bf16
+from dual_anodiff.regions import trace_shots
 
 
 def cache_shots(

@@ -19,8 +19,8 @@ from tasks.tables.prepared import read_samples
 from tasks.tables.training_rows import Trained, rows_of
 
 if TYPE_CHECKING:
-    from downstream.export import Export
-    from downstream.handover import HandoverFormat
+    from downstream.delivery.export import Export
+    from downstream.delivery.handover import HandoverFormat
 
 log = logging.getLogger("anodiff")
 
@@ -93,7 +93,7 @@ def export_models(
     for reason in absent:
         log.warning("%-9s %s", "export", reason)
 
-    from downstream.export import write_export
+    from downstream.delivery.export import write_export
 
     def write(folder: Path) -> list[Exported]:
         done = []
@@ -137,7 +137,7 @@ def absent_models(
 def export_model(one: Trained, out: Path, pictures: Sequence[str], *, openvino: bool) -> "Export":
     """One trained model as files. Raises: ModelError."""
     from downstream.classifier import load_classifier
-    from downstream.export import export_classifier, export_detector, export_localization
+    from downstream.delivery.export import export_classifier, export_detector, export_localization
 
     folder = one.artifact.path
     match one.model:
@@ -181,7 +181,7 @@ def hand_over_run(
     Raises: AnodiffError if several training sets are there and none was chosen, or its pairs hurt and not `anyway`;
     DownstreamError for rows that the format cannot hold.
     """
-    from downstream.handover import hand_over
+    from downstream.delivery.handover import hand_over
 
     check_new(out)
     categories = categories_run(run, category)
@@ -269,7 +269,7 @@ def handover_note(
 
 def squeezed_note(rows: pd.DataFrame) -> list[str]:
     """What was done to pairs that were drawn as squares of pictures that are none; nothing where nothing was."""
-    from downstream.delivered import pair_size
+    from downstream.delivery.delivered import pair_size
 
     size = pair_size(rows)
     if size is None:

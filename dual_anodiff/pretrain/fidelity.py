@@ -17,11 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from dual_anodiff import distribution
-from dual_anodiff.features import Features as Features
 from dual_anodiff.images import Shot, load_image, load_shot
 from dual_anodiff.objective import decode, encode
-from dual_anodiff.pairs import to_bytes
 from dual_anodiff.pretrain.corpus import (
     DEFECT_NAMES,
     KIND_NAMES,
@@ -31,6 +28,9 @@ from dual_anodiff.pretrain.corpus import (
     suitable_defects,
 )
 from dual_anodiff.procedural import draw, parts
+from dual_anodiff.quality import distribution
+from dual_anodiff.quality.features import Features as Features
+from dual_anodiff.quality.pairs import to_bytes
 
 SIZE_PX = 128
 BATCH = 16

@@ -76,8 +76,8 @@ def paired(first: Tested, mine: Redrawn, theirs: Redrawn) -> Iterator[dict[str, 
 
     With no metric: what is said of all of them together. `first`: the test pictures of both.
     """
-    from downstream.class_predictions import ClassPredictions
-    from downstream.lift import MIN_PICTURES, interval, smallest_kind, verdict_of
+    from downstream.figures.class_predictions import ClassPredictions
+    from downstream.figures.lift import MIN_PICTURES, interval, smallest_kind, verdict_of
 
     if mine.contents == theirs.contents:
         yield {"metric": None, "note": SAME}

@@ -114,7 +114,7 @@ def build_redraws(prepared: Artifact, models: Sequence[Trained], out: Path, resa
     Raises: ArtifactError if a picture that was tested is not in the split.
     """
     from downstream.errors import PredictionError
-    from downstream.lift import bootstrap, metrics_of
+    from downstream.figures.lift import bootstrap, metrics_of
 
     pictures = _pictures(prepared, models)
     order = np.lexsort((pictures["image_path"], pictures["sha256"]))
@@ -175,9 +175,9 @@ def _by_content(pictures: pd.DataFrame, order: NDArray[np.int64], trained: Train
 
     Raises: PredictionError if the file cannot be read, or is of other pictures.
     """
-    from downstream.class_predictions import read_class_predictions
     from downstream.errors import PredictionError
-    from downstream.prediction import read_predictions
+    from downstream.figures.class_predictions import read_class_predictions
+    from downstream.figures.predictions import read_predictions
 
     path = trained.artifact.path / PREDICTIONS
     read: Any = read_class_predictions(path) if trained.model == "classify" else read_predictions(path)

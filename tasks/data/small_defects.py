@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dual_anodiff.config import NativeConfig
-from dual_anodiff.native import CELL_PX, below_one_cell, find_defects, thickness_px, working_size
+from dual_anodiff.crops.native import CELL_PX, below_one_cell, find_defects, thickness_px, working_size
 from tasks.data.faults import Fault
 from tasks.data.pictures import load_mask
 from tasks.data.samples import category_folder

@@ -11,7 +11,7 @@ from tasks.report.svg import DASHES, MUTED, SERIES, new_figure, svg_of, thinned
 from tasks.report.words import METRICS, percent
 
 if TYPE_CHECKING:
-    from downstream.prediction import Predictions
+    from downstream.figures.predictions import Predictions
 
 Floats = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ CURVES = {
     "PR": ("pixel_ap", "defective pixels found", "of the marked pixels, defective"),
     "PRO": ("aupro", "good pixels marked", "of each defect, found"),
 }
-FPR_LIMIT = 0.3  # as downstream.counts, where AUPRO ends
+FPR_LIMIT = 0.3  # as downstream.figures.counts, where AUPRO ends
 GRID = 101
 # A step within a cell of the grid would be lost where curves are steep, near 0.
 STEEP = np.unique(np.concatenate([np.geomspace(1e-4, 1, GRID), np.linspace(0, 1, GRID)]))
@@ -34,7 +34,7 @@ def curves_of(predictions: "Predictions") -> dict[str, tuple[Floats, Floats]]:
     PRO is a ROC in which the pixels of each region weigh 1 together.
     Shape: (k,) each. Range: 0 to 1, PRO's axis to FPR_LIMIT.
     """
-    from downstream.counts import image_counts, pixel_counts
+    from downstream.figures.counts import image_counts, pixel_counts
 
     images = image_counts(predictions.pred_score, predictions.label_index)
     pixels = pixel_counts(predictions.anomaly_map, predictions.gt_mask)

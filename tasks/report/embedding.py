@@ -34,8 +34,8 @@ def placed(pictures: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     import torch
     from sklearn.manifold import TSNE
 
-    from dual_anodiff.features import BATCH, SIZE_PX, Features
-    from dual_anodiff.pairs import load_images
+    from dual_anodiff.quality.features import BATCH, SIZE_PX, Features
+    from dual_anodiff.quality.pairs import load_images
 
     if len(pictures) < MIN_PICTURES:
         return pictures.iloc[:0].assign(x=[], y=[])

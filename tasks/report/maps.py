@@ -14,7 +14,7 @@ from tasks.data.pictures import load_image
 from tasks.data.sheets import GAP_PX, INK, PAPER, fit
 
 if TYPE_CHECKING:
-    from downstream.prediction import Predictions
+    from downstream.figures.predictions import Predictions
 
 PANEL_PX, HEADER_PX = 176, 16
 EACH = 2  # pictures of each rank

@@ -47,7 +47,7 @@ class RunSummary:
     metrics: (
         pd.DataFrame
     )  # run, category, model, training_set, seed, defect_type, size, metric, value, n, n_good, n_defect, note
-    lift: pd.DataFrame  # run, category, model and downstream.lift.lift_table's columns
+    lift: pd.DataFrame  # run, category, model and downstream.figures.lift.lift_table's columns
     sheets: tuple[Path, ...]
     dose: pd.DataFrame = field(
         default_factory=pd.DataFrame

@@ -15,7 +15,7 @@ from PIL import Image
 from prefect import task
 
 from dual_anodiff.config import NativeConfig
-from dual_anodiff.native import (
+from dual_anodiff.crops.native import (
     Box,
     Place,
     crop_side_px,
@@ -282,7 +282,7 @@ def build_blend(
 
     The refused ones stay as they are, of crop size, with their reasons. `place`: the folder that `out` will become.
     """
-    from dual_anodiff.blend import blend_pairs
+    from dual_anodiff.crops.blend import blend_pairs
 
     normals = samples[(samples["split"] == "train") & (samples["label_index"] == 0)]
     told = json.loads((cropped / CROPS).read_text())

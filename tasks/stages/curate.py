@@ -24,7 +24,7 @@ from tasks.tables.prepared import read_samples
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dual_anodiff.pairs import PairSet
+    from dual_anodiff.quality.pairs import PairSet
 
 log = logging.getLogger("anodiff")
 
@@ -118,10 +118,10 @@ def build_curate(
     the finished stage.
     Raises: DataError if there are no pairs, or the training side has no shot of this type, or no normal.
     """
-    from dual_anodiff.curation import curate as judge
     from dual_anodiff.images import Shot
     from dual_anodiff.normals import evenly_spaced
-    from dual_anodiff.pairs import flip_names, load_images, load_shots
+    from dual_anodiff.quality.curation import curate as judge
+    from dual_anodiff.quality.pairs import flip_names, load_images, load_shots
 
     if pairs.empty:
         raise DataError("curate: there are no pairs to judge; draw some first")
@@ -208,7 +208,7 @@ def known_objects(
     """Where the part is in each pair and each shot; None where that is not known, or all is part."""
     import torch
 
-    from dual_anodiff.objects import load_objects, object_mask
+    from dual_anodiff.objects.masks import load_objects, object_mask
 
     if folder is None:
         return None, None
@@ -226,7 +226,7 @@ def known_objects(
 
 def mask_threshold(config: RunConfig, pairs: pd.DataFrame) -> float:
     """The distance from the background that the pairs' masks were made with."""
-    from dual_anodiff.adapter import read_card
+    from dual_anodiff.adapter_card import read_card
 
     given = config.generate.mask.threshold
     if given != "auto" or not set(config.curate.rules) & set(NEEDS_PART):

@@ -9,8 +9,8 @@ from tasks.config import ModelName, RunConfig, pairs_to_train_on
 from tasks.tables.training_rows import Dosed, accepted
 
 if TYPE_CHECKING:
-    from downstream.dose import Advice, DoseCurve, DoseKind
-    from downstream.lift import Metric
+    from downstream.figures.dose import Advice, DoseCurve, DoseKind
+    from downstream.figures.lift import Metric
 
 # The first is the one that advice is given on.
 CURVES: dict[ModelName, tuple["Metric", ...]] = {
@@ -24,9 +24,9 @@ def dose_curves(category: str, dosed: Sequence[Dosed], resamples: int) -> tuple[
     """The curves of one category as one table, and the advice of each model in lines.
 
     Columns: category, model, defect_type ("all", or one type's pictures with the good ones), and those of
-    downstream.dose.curve_table. A dose is that of all defect types together, also in the curve of one type.
+    downstream.figures.dose.curve_table. A dose is that of all defect types together, also in the curve of one type.
     """
-    from downstream.dose import curve_table
+    from downstream.figures.dose import curve_table
 
     tables, lines = [], []
     for model in dict.fromkeys(each.trained.model for each in dosed):
@@ -43,7 +43,7 @@ def _curves(
     kind: "DoseKind", dosed: Sequence[Dosed], metrics: Sequence["Metric"], resamples: int
 ) -> dict[str, list["DoseCurve"]]:
     """One model's curves over one kind of dose by defect type, "all" first; none without a dose."""
-    from downstream.dose import dose_curve, of_defect_type
+    from downstream.figures.dose import dose_curve, of_defect_type
 
     runs = _predictions([each for each in dosed if each.kind == kind])
     if not runs:
@@ -61,7 +61,7 @@ def _curves(
 
 def _advice(pairs: dict[str, list["DoseCurve"]], shots: dict[str, list["DoseCurve"]]) -> list["Advice"]:
     """On the first metric: how many pairs, how many shots, and more pictures of which defect type."""
-    from downstream.dose import advise_dose, advise_shots
+    from downstream.figures.dose import advise_dose, advise_shots
 
     advice = [advise_dose(curves["all"][0]) for curves in (pairs, shots) if curves]
     if shots:
@@ -72,8 +72,8 @@ def _advice(pairs: dict[str, list["DoseCurve"]], shots: dict[str, list["DoseCurv
 
 def _predictions(dosed: Sequence[Dosed]) -> dict[int, list[Any]]:
     """Predictions by dose, of the seeds that every dose has: one that failed must not tilt the curve."""
-    from downstream.class_predictions import read_class_predictions
-    from downstream.prediction import read_predictions
+    from downstream.figures.class_predictions import read_class_predictions
+    from downstream.figures.predictions import read_predictions
 
     models: dict[int, dict[int, Dosed]] = {}
     for each in dosed:

@@ -135,6 +135,6 @@ def name_prompts(config: FinetuneConfig, category: str, defect: str) -> Finetune
 
 def export_adapter(adapter: Path, out: Path) -> None:
     """Write the image branch's LoRA for plain `StableDiffusionPipeline.load_lora_weights`."""
-    from dual_anodiff.adapter import export_lora
+    from dual_anodiff.lora import export_lora
 
     export_lora(adapter, out)

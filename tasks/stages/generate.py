@@ -10,7 +10,7 @@ import pandas as pd
 from prefect import task
 
 from dual_anodiff.config import GenerateConfig, WhereConfig
-from dual_anodiff.native import CELL_PX, find_defects, thickness_px, working_size
+from dual_anodiff.crops.native import CELL_PX, find_defects, thickness_px, working_size
 from tasks.config import RunConfig
 from tasks.data.pictures import load_mask
 from tasks.data.split import chosen_shots

@@ -13,7 +13,7 @@ from prefect import task
 
 from dual_anodiff.config import ObjectsConfig
 from dual_anodiff.image_encoder import SHA256 as ENCODER
-from dual_anodiff.object_card import read_card as read_objects
+from dual_anodiff.objects.card import read_card as read_objects
 from tasks.config import RunConfig
 from tasks.data.pictures import load_image, picture_files
 from tasks.data.sheets import GAP_PX, PAPER, fit, overlay
@@ -78,7 +78,7 @@ def build_objects(
     """
     from dual_anodiff.images import Shot, load_shot, mask_to_pil
     from dual_anodiff.images import load_image as load_tensor
-    from dual_anodiff.objects import find_objects, given_mask, object_mask, save_objects, square
+    from dual_anodiff.objects.masks import find_objects, given_mask, object_mask, save_objects, square
 
     rows = samples[samples["split"] == "train"].sort_values("image_path")
     normals = [Path(path) for path in rows.loc[rows["label"] == "good", "image_path"]]
@@ -127,7 +127,7 @@ def _for_category(config: ObjectsConfig, category: str) -> ObjectsConfig:
 
 def _check_given(folder: Path, pictures: list[Path]) -> None:
     """Raises: DataError if one mask would serve two pictures, as one of a name that several folders have."""
-    from dual_anodiff.objects import given_path
+    from dual_anodiff.objects.masks import given_path
 
     serves: dict[Path, Path] = {}
     for picture in pictures:
@@ -149,8 +149,8 @@ def build_symmetries(samples: pd.DataFrame, category: str, out: Path) -> None:
 
     Raises: InputError for a picture that can't be read.
     """
-    from dual_anodiff.features import Features
-    from dual_anodiff.symmetries import find_symmetries, load_normals
+    from dual_anodiff.objects.symmetries import find_symmetries, load_normals
+    from dual_anodiff.quality.features import Features
 
     normals = samples[(samples["split"] == "train") & (samples["label"] == "good")]
     found = find_symmetries(Features(), load_normals([Path(path) for path in normals["image_path"]]))
@@ -167,7 +167,7 @@ def find_backgrounds(
     Raises: AdapterError, InputError if the adapter can't be read or takes no backgrounds; DataError if there are no
     normals, or no background in them; InputError for a picture that can't be read.
     """
-    from dual_anodiff.adapter import read_card
+    from dual_anodiff.adapter_card import read_card
     from dual_anodiff.background import check_backgrounds
 
     card = read_card(adapter)

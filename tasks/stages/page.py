@@ -36,7 +36,7 @@ from tasks.tables.prepared import read_samples
 from tasks.tables.training_rows import Trained, of_defects
 
 if TYPE_CHECKING:
-    from downstream.prediction import Predictions
+    from downstream.figures.predictions import Predictions
 
 log = logging.getLogger("anodiff")
 
@@ -193,7 +193,7 @@ def sheets(shown: Shown) -> dict[str, dict[str, Picture]]:
 
 def predictions_of(shown: Shown, model: str, training_set: str) -> Iterator["Predictions"]:
     """A model's predictions on the test pictures, one seed after the other: together they would take gigabytes."""
-    from downstream.prediction import read_predictions
+    from downstream.figures.predictions import read_predictions
 
     for each in shown.trained:
         if (each.model, each.training_set) == (model, training_set):
@@ -229,7 +229,7 @@ def curves_of_model(shown: Shown, model: str, out: Path) -> dict[str, Any]:
 
 def confusions(shown: Shown) -> dict[str, dict[str, Any]]:
     """The classifier's confusion of each training set."""
-    from downstream.class_predictions import confusion_table, read_class_predictions
+    from downstream.figures.class_predictions import confusion_table, read_class_predictions
 
     found = {}
     for name in sets_of(shown, "classify"):

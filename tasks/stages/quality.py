@@ -80,7 +80,7 @@ def build_quality(samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig,
     """
     import torch
 
-    from dual_anodiff.quality import quality as measure
+    from dual_anodiff.quality.figures import quality as measure
 
     if pairs.empty:
         raise DataError("quality: there are no pairs to measure; look at why they were refused")

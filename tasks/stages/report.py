@@ -104,9 +104,9 @@ def report(
 
 def build_figures(category: str, trained: Sequence[Trained], config: ReportConfig, out: Path) -> None:
     """Write metrics.parquet and lift.parquet of one category, and oracle.parquet where the models have it."""
-    from downstream.class_predictions import read_class_predictions
-    from downstream.lift import lift_table
-    from downstream.prediction import read_predictions
+    from downstream.figures.class_predictions import read_class_predictions
+    from downstream.figures.lift import lift_table
+    from downstream.figures.predictions import read_predictions
 
     lifts = []
     for model in dict.fromkeys(each.model for each in trained):

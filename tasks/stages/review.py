@@ -153,7 +153,7 @@ def load_painted(mask: Path, image: Path) -> NDArray[np.bool_]:
 
 def take_mask(table: pd.DataFrame, row: int, mask: NDArray[np.bool_], out: Path) -> None:
     """Put a mask in place of a row's drawn one; what was measured with that one is no longer known."""
-    from dual_anodiff.curation import SCORES
+    from dual_anodiff.quality.curation import SCORES
 
     name = f"mask/{int(table['index'].iloc[row]):06}.png"
     (out / name).parent.mkdir(exist_ok=True)

@@ -24,8 +24,8 @@ from tasks.tables.training_rows import Pictures, baseline_in, model_settings, ro
 from tasks.tables.weights import encoder_of
 
 if TYPE_CHECKING:
-    from downstream.class_predictions import ClassPredictions
-    from downstream.prediction import Predictions
+    from downstream.figures.class_predictions import ClassPredictions
+    from downstream.figures.predictions import Predictions
 
 VERSIONS: dict[ModelName, int] = {"localize": 3, "classify": 2, "detect": 2}
 
@@ -121,8 +121,9 @@ def build_localize(
     oracle: bool = False,
 ) -> None:
     """Train, then read the test pictures once; write all to `out`. `oracle`: then once more for each checkpoint."""
+    from downstream.figures.predictions import read_predictions, write_predictions
     from downstream.localization import train_localization
-    from downstream.prediction import evaluate_localization, read_predictions, write_predictions
+    from downstream.prediction import evaluate_localization
 
     def evaluate(model: Path, to: Path) -> pd.DataFrame:
         return evaluate_localization(model, test, to, device=device)
@@ -157,8 +158,8 @@ def build_classify(
 
     `oracle`: then read them once more for each checkpoint.
     """
-    from downstream.class_predictions import read_class_predictions, write_class_predictions
     from downstream.classification import evaluate_classifier, train_classifier
+    from downstream.figures.class_predictions import read_class_predictions, write_class_predictions
 
     def evaluate(model: Path, to: Path) -> pd.DataFrame:
         return evaluate_classifier(model, test, to, device=device)
@@ -188,8 +189,8 @@ def build_detect(
     seed: int = 0,
 ) -> None:
     """Train, set thresholds on held-back normals and pairs, read the test pictures once; write all to `out`."""
-    from downstream.detection import evaluate_detector, train_detector
-    from downstream.prediction import read_predictions, write_predictions
+    from downstream.detectors.training import evaluate_detector, train_detector
+    from downstream.figures.predictions import read_predictions, write_predictions
 
     train_detector(rows, config, out, backbone=encoder_of(config.backbone), device=device, seed=seed)
     evaluate_detector(out, test, out, device=device)
@@ -204,7 +205,7 @@ def watching(
 
     None without `chosen_by`. The checkpoints themselves go: each is as large as the model.
     """
-    from downstream.oracle import keep_checkpoints, oracle_table
+    from downstream.figures.oracle import keep_checkpoints, oracle_table
 
     if chosen_by is None:
         yield None

@@ -161,7 +161,7 @@ def _train_fold(
                 curve=curve,
             )
         case "detect":
-            from downstream.detection import train_detector
+            from downstream.detectors.training import train_detector
 
             train_detector(
                 rows,

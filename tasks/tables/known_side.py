@@ -11,7 +11,7 @@ from tasks.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dual_anodiff.pairs import PairSet
+    from dual_anodiff.quality.pairs import PairSet
 
 # Neither the ImageNet encoder (128 px) nor LPIPS (256 px) sees more, and thousands of pairs are held at once.
 MAX_SIDE_PX = 256
@@ -31,7 +31,7 @@ def known_side(
     """
     from dual_anodiff.images import Shot
     from dual_anodiff.normals import evenly_spaced
-    from dual_anodiff.pairs import flip_names, load_images, load_shots
+    from dual_anodiff.quality.pairs import flip_names, load_images, load_shots
 
     # Test pictures would make these figures a peek at the result.
     known = samples[samples["split"] == "train"]

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from dual_anodiff.object_card import read_card
+from dual_anodiff.objects.card import read_card
 from dual_anodiff.pictures import picture_size
 from tasks.config import RunConfig
 from tasks.data.pictures import load_mask

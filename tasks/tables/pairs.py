@@ -12,7 +12,7 @@ from tasks.store.artifacts import Artifact
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dual_anodiff.pairs import PairSet
+    from dual_anodiff.quality.pairs import PairSet
 
 PAIRS, THRESHOLDS = "pairs.parquet", "thresholds.parquet"
 PATHS = ("image_path", "anomaly_path", "mask_path")
@@ -51,9 +51,9 @@ def as_seen(pairs: pd.DataFrame, size_px: int) -> "PairSet":
     import torch
     import torch.nn.functional as F
 
-    from dual_anodiff.native import Box, cut
-    from dual_anodiff.pairs import PairSet, resized, to_bytes
+    from dual_anodiff.crops.native import Box, cut
     from dual_anodiff.pictures import read_mask, read_picture
+    from dual_anodiff.quality.pairs import PairSet, resized, to_bytes
 
     rows = pairs.to_dict("records")
 

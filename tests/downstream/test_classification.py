@@ -14,13 +14,6 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
 from downstream.batches import draw_class_batches
-from downstream.class_predictions import (
-    ClassPredictions,
-    class_metrics_table,
-    confusion_table,
-    read_class_predictions,
-    write_class_predictions,
-)
 from downstream.classification import evaluate_classifier, predict_classes, train_classifier
 from downstream.classifier import build_classifier, class_names
 from downstream.config import ClassifyConfig
@@ -30,6 +23,13 @@ from downstream.errors import (
     NotClassifiableError,
     PredictionError,
     TrainingSetError,
+)
+from downstream.figures.class_predictions import (
+    ClassPredictions,
+    class_metrics_table,
+    confusion_table,
+    read_class_predictions,
+    write_class_predictions,
 )
 from downstream.training_sets import TrainingSet
 from dual_anodiff.image_encoder import imagenet_encoder

@@ -13,17 +13,11 @@ from safetensors.torch import load_file
 
 from downstream.config import LocalizeConfig
 from downstream.errors import ModelError, PredictionError, TrainingSetError
+from downstream.figures.metrics import pixel_metrics
+from downstream.figures.predictions import read_predictions, write_predictions
 from downstream.localization import train_localization
-from downstream.metrics import pixel_metrics
 from downstream.objective import localization_loss
-from downstream.prediction import (
-    evaluate_localization,
-    image_scores,
-    predict,
-    read_predictions,
-    window_px,
-    write_predictions,
-)
+from downstream.prediction import evaluate_localization, image_scores, predict, window_px
 from downstream.training_sets import TrainingSet, training_set
 
 from .conftest import Squares
@@ -126,7 +120,7 @@ def test_incomplete_folders_and_empty_tables_are_refused(squares: Squares, tmp_p
 
 
 def test_predictions_survive_the_file(tmp_path: Path) -> None:
-    from .test_metrics import random_predictions
+    from tests.downstream.figures.test_metrics import random_predictions
 
     given = random_predictions(0)
     write_predictions(given, tmp_path / "p.npz")

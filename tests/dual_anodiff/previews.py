@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dual_anodiff.conditioning import Conditioning
+from dual_anodiff.regions import Conditioning
 
 SIZE = 64
 

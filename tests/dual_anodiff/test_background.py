@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dual_anodiff.adapter import AdapterCard, adapter_parameters, attach_adapter, export_lora, read_card
+from dual_anodiff.adapter import adapter_parameters, attach_adapter
+from dual_anodiff.adapter_card import AdapterCard, read_card
 from dual_anodiff.attention import BackgroundMemory, branch_linear
 from dual_anodiff.background import recall, remember
 from dual_anodiff.base import load_base
@@ -21,6 +22,7 @@ from dual_anodiff.config import AdapterConfig, FinetuneConfig, GenerateConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.generation import generate_pairs
 from dual_anodiff.images import Background, Shot, load_background, load_image
+from dual_anodiff.lora import export_lora
 from dual_anodiff.objective import seeded, two_branch_loss
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.training import train

@@ -12,8 +12,8 @@ from skimage import data
 from torch.nn.functional import interpolate
 
 from dual_anodiff.errors import WeightsError
-from dual_anodiff.features import Features
 from dual_anodiff.image_encoder import FILE, SHA256, imagenet_encoder
+from dual_anodiff.quality.features import Features
 
 SCRIPT = """
 import sys

@@ -10,11 +10,12 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dual_anodiff.adapter import export_lora, read_card
+from dual_anodiff.adapter_card import read_card
 from dual_anodiff.attention import TwoBranchAttnProcessor
 from dual_anodiff.config import FinetuneConfig, NormalsConfig, adapts_to_normals
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Shot
+from dual_anodiff.lora import export_lora
 from dual_anodiff.normals import (
     TARGETS,
     adapt,

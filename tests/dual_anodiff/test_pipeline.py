@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dual_anodiff.adapter import export_lora
 from dual_anodiff.config import FinetuneConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.generation import SCHEDULERS
 from dual_anodiff.images import Shot
+from dual_anodiff.lora import export_lora
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.training import train
 

@@ -12,8 +12,8 @@ from dual_anodiff.config import FinetuneConfig, GenerateConfig, SearchConfig
 from dual_anodiff.errors import AdapterError
 from dual_anodiff.generation import generate_pairs
 from dual_anodiff.images import Shot
-from dual_anodiff.pairs import load_images, load_shots
 from dual_anodiff.pipeline import DualAnoDiffPipeline
+from dual_anodiff.quality.pairs import load_images, load_shots
 from dual_anodiff.search import SETTINGS, mean_ranks, search
 from dual_anodiff.training import train
 

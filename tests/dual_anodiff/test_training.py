@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from dual_anodiff.adapter import read_card
+from dual_anodiff.adapter_card import read_card
 from dual_anodiff.config import FinetuneConfig
 from dual_anodiff.errors import BaseModelError, InputError
 from dual_anodiff.images import Shot, load_shot

@@ -7,8 +7,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from downstream.class_predictions import ClassPredictions, class_metrics_table, write_class_predictions
-from downstream.prediction import Predictions, write_evaluation
+from downstream.figures.class_predictions import (
+    ClassPredictions,
+    class_metrics_table,
+    write_class_predictions,
+)
+from downstream.figures.predictions import Predictions
+from downstream.prediction import write_evaluation
 from tasks.config import ModelName, RunConfig
 from tasks.report.run_folder import RunSummary, write_run
 from tasks.runtime.stage import StageOutcome

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from downstream.class_predictions import (
+from downstream.figures.class_predictions import (
     ClassPredictions,
     class_metrics_table,
     confusion_table,
     write_class_predictions,
 )
-from downstream.metrics import metrics_table
-from downstream.prediction import Predictions, write_predictions
+from downstream.figures.metrics import metrics_table
+from downstream.figures.predictions import Predictions, write_predictions
 from tasks.config import RunConfig, load_config
 from tasks.report.run_folder import RunSummary, write_run
 from tasks.runtime.stage import StageOutcome

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from dual_anodiff.adapter import AdapterCard, ShotTrace
+from dual_anodiff.adapter_card import AdapterCard, ShotTrace
 from flows.cli import app
 from tasks.config import RunConfig
 from tasks.data.samples import read_dataset

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from downstream.delivered import scaled
+from downstream.delivery.delivered import scaled
+from downstream.delivery.runtimes import run_onnx
 from downstream.images import read_image, read_mask, resize_image
-from downstream.runtimes import run_onnx
 from downstream.training_sets import split_pairs
 from dual_anodiff.generation import pair_seed
 from flows.cli import app

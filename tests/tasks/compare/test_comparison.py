@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from downstream.lift import lift
-from downstream.prediction import read_predictions
+from downstream.figures.lift import lift
+from downstream.figures.predictions import read_predictions
 from tasks.compare.comparison import Comparison, as_json, check_writable, compare_runs, find_runs, write_table
 from tasks.compare.page import write_page
 from tasks.compare.tables import by_value, listed_runs, spread_of

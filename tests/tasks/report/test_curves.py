@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from downstream.metrics import aupro, image_metrics, pixel_metrics
-from downstream.prediction import Predictions
+from downstream.figures.metrics import aupro, image_metrics, pixel_metrics
+from downstream.figures.predictions import Predictions
 from tasks.data.samples import read_dataset
 from tasks.report.curves import FPR_LIMIT, curve_table, curves_of, curves_svg
 from tests.tasks.data_folders import healthy_category
@@ -68,7 +68,7 @@ def test_a_table_holds_the_mean_over_seeds_and_its_figure_names_the_areas(sample
 
 
 def test_drawn_predictions_are_as_the_file_gives_them_back(samples: pd.DataFrame, tmp_path: Path) -> None:
-    from downstream.prediction import read_predictions, write_predictions
+    from downstream.figures.predictions import read_predictions, write_predictions
 
     drawn: Predictions = drawn_predictions(samples, 0.2)
     write_predictions(drawn, tmp_path / "predictions.npz")

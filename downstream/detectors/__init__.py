@@ -1,0 +1,1 @@
+"""anomalib's detectors: their data, backbones, training and test."""

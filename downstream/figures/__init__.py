@@ -1,0 +1,1 @@
+"""What predictions are worth: metrics, lifts with intervals, doses, the oracle."""
