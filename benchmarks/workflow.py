@@ -24,8 +24,9 @@ from prefect import flow, task
 
 from flows.planning import plan_run
 from tasks.config import RunConfig, load_config
+from tasks.runtime.call import Call, Stage, StageResult
 from tasks.runtime.server import start_server
-from tasks.runtime.stage import STAGE, StageResult, Started, run, run_stage
+from tasks.runtime.stage import OPTIONS, Started, run, run_stage
 from tasks.store.artifacts import Artifact, Staged, plan, publish
 from tests.tasks.data_folders import save, square_mask, texture
 
@@ -86,10 +87,13 @@ def copy_artifacts(config: RunConfig) -> None:
         publish(out, copy, device="cpu")
 
 
-@task(name="small", **STAGE)
+SMALL = Stage("small", version=1)
+
+
+@task(name="small", **OPTIONS)
 def small(out: Artifact, config: RunConfig) -> StageResult:
     """A stage that hardly does anything."""
-    return run_stage(out, config, lambda staged, _: write(staged.out), heavy=False)
+    return run_stage(SMALL, out, config, lambda staged, _: write(staged.out))
 
 
 def write(folder: Path) -> None:
@@ -99,7 +103,10 @@ def write(folder: Path) -> None:
 @flow(name="small stages")
 def many(config: RunConfig, count: int) -> list[Started]:
     """So many small stages, one after the other."""
-    return [run(small, plan(config.store, "small", 1, "benchmark", number=i), config) for i in range(count)]
+    return [
+        run(Call(SMALL, small, config, SMALL.plan(config.store, "benchmark", number=i), {}))
+        for i in range(count)
+    ]
 
 
 def measure_tasks(config: RunConfig, count: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ from tasks.report.run_folder import RunSummary, write_run
 from tasks.runs.under_way import begin_run
 from tasks.runtime.device import resolve_device
 from tasks.runtime.stage import StageOutcome, error_text, run
-from tasks.stages.prepare import plan_prepare, prepare
+from tasks.stages.prepare import plan_prepare
 from tasks.store.artifacts import Artifact
 from tasks.store.place import check_store
 from tasks.tables.prepared import categories_of, check_defects
@@ -41,11 +41,11 @@ def augment(config: RunConfig) -> State[RunSummary]:
     categories = categories_of(config)
 
     planned = [plan_prepare(config, category) for category in categories]
-    checked = [run(prepare, each, config).outcome for each in planned]
+    checked = [run(each).outcome for each in planned]
     if any(stage.artifact is None for stage in checked):
         refused = any(stage.bad_input for stage in checked)
         return finished(write_run(config, checked, {}, started=started, refused=refused))
-    check_defects(planned, config)
+    check_defects([each.out for each in planned], config)
 
     name = begin_run(config, started)
     results = []

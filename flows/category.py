@@ -16,12 +16,12 @@ from tasks.config import ModelName, RunConfig
 from tasks.report.ui import show_category
 from tasks.runtime.runner import stages_run_by
 from tasks.runtime.stage import StageOutcome, Started, run
-from tasks.stages.adapt import adapt, plan_adapt
+from tasks.stages.adapt import plan_adapt
 from tasks.stages.crop_blend import warn_of_small_defects
-from tasks.stages.objects import objects, plan_objects
-from tasks.stages.page import page, plan_page
-from tasks.stages.prepare import plan_prepare, prepare
-from tasks.stages.report import plan_report, report
+from tasks.stages.objects import plan_objects
+from tasks.stages.page import plan_page
+from tasks.stages.prepare import plan_prepare
+from tasks.stages.report import plan_report
 from tasks.store.artifacts import Artifact
 from tasks.tables.baselines import baseline_of
 from tasks.tables.chosen_steps import chooses_steps
@@ -52,23 +52,25 @@ def run_category(config: RunConfig, category: str) -> State[CategoryOutcome]:
 
 def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
     """The stages of one category, in a flow."""
-    prepared = plan_prepare(config, category)
-    # A hit that the run has told, unless this flow was started by itself.
-    split = run(prepare, prepared, config, told=True)
+    # A hit that the run has logged, unless this flow was started by itself.
+    split = run(plan_prepare(config, category), logged_before=True)
+    prepared = split.out
     if not split.readable:
         return CategoryOutcome(category, (split.outcome,))
 
-    found = run(objects, plan_objects(config, prepared), config, prepared=prepared)
+    found = run(plan_objects(config, prepared))
     stages = [found.outcome]
     if not found.made:
         return CategoryOutcome(category, tuple(stages))
     if found.readable:
         config = without_texture(config, category, read_object_masks(found.out))
-    shared = Shared(prepared, found.out, plan_adapt(config, prepared))
-    adapted = None
-    if shared.normals is not None:
-        adapted = run(adapt, shared.normals, config, prepared=prepared)
-        shared = replace(shared, started=(adapted,))
+    adapting = plan_adapt(config, prepared)
+    adapted = None if adapting is None else run(adapting)
+    shared = (
+        Shared(prepared, found.out, None)
+        if adapted is None
+        else Shared(prepared, found.out, adapted.out, (adapted,))
+    )
 
     defects = defects_of(prepared, config)
     warn_of_small_defects(config, prepared, defects)
@@ -109,20 +111,10 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
     stages += made
 
     chosen_steps = {f"{model}/{name}": each.out for (model, name), each in choices.items() if each.made}
-    table = run(
-        report,
-        plan_report(config, prepared, generated, drawn.quality, trained, dosed, chosen_steps),
-        config,
-        prepared=prepared,
-        generated=generated,
-        measured=drawn.quality,
-        trained=trained,
-        dosed=dosed,
-        choices=chosen_steps,
-    )
+    table = run(plan_report(config, prepared, generated, drawn.quality, trained, dosed, chosen_steps))
     stages.append(table.outcome)
     if table.made:
-        stages.append(only_shown(run(page, plan_page(config, table.out), config, reported=table.out).outcome))
+        stages.append(only_shown(run(plan_page(config, table.out)).outcome))
     return CategoryOutcome(category, tuple(stages), table.out if table.made else None)
 
 

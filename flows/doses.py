@@ -46,7 +46,7 @@ def train_doses(
                 continue  # why not was said where it was to be chosen
             out = plan_model(
                 config, model, dose.pictures, dose.training_set, seed, None if chosen is None else chosen.out
-            )
+            ).out
             if out.ref not in done:
                 done[out.ref], started[out.ref] = start_model(
                     config, model, dose.pictures, dose.training_set, seed, chosen

@@ -18,7 +18,7 @@ def plan_run(config: RunConfig) -> list[Started]:
     """
     check_inputs(config)
     categories = categories_of(config)
-    splits = [plan_prepare(config, category) for category in categories]
+    splits = [plan_prepare(config, category).out for category in categories]
     for split in splits:
         if not verified(split):
             prepare.fn(split, config)

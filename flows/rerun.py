@@ -14,7 +14,7 @@ from tasks.report.run_folder import RunSummary, write_run
 from tasks.runs.ended import Run, find_run
 from tasks.runs.under_way import begin_run
 from tasks.runtime.stage import Again, StageOutcome, again, run
-from tasks.stages.prepare import plan_prepare, prepare
+from tasks.stages.prepare import plan_prepare
 from tasks.store.artifacts import Artifact, verified
 from tasks.tables.prepared import check_defects
 
@@ -63,11 +63,11 @@ def rerun(config: RunConfig, asked: Rerun) -> State[RunSummary]:
     forced = None if asked.from_stage is None else Again(asked.from_stage, asked.since)
     token = again.set(forced)
     try:
-        checked = [run(prepare, each, config).outcome for each in planned]
+        checked = [run(each).outcome for each in planned]
         if any(stage.artifact is None for stage in checked):
             refused = any(stage.bad_input for stage in checked)
             return finished(write_run(config, checked, {}, started=started, refused=refused))
-        check_defects(planned, config)
+        check_defects([each.out for each in planned], config)
         name = begin_run(config, started, asked.model_dump())
         results = []
         for category in asked.categories:

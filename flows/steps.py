@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from tasks.config import ModelName, RunConfig, start_of
 from tasks.data.split import ShotChoice
 from tasks.runtime.stage import StageOutcome, Started, run
-from tasks.stages.adapt import adapt, plan_adapt
-from tasks.stages.crop_blend import blend, crop, plan_blend, plan_crop, side_of_crops
-from tasks.stages.curate import curate, more_to_draw, plan_curate
-from tasks.stages.finetune import finetune, plan_finetune
-from tasks.stages.generate import generate, plan_generate
-from tasks.stages.quality import plan_quality, quality
+from tasks.stages.adapt import plan_adapt
+from tasks.stages.crop_blend import plan_blend, plan_crop, side_of_crops
+from tasks.stages.curate import more_to_draw, plan_curate
+from tasks.stages.finetune import plan_finetune
+from tasks.stages.generate import plan_generate
+from tasks.stages.quality import plan_quality
 from tasks.stages.redraw import ShotStarts
-from tasks.stages.review import decisions_on, plan_review, review
-from tasks.stages.search import plan_search, search, tuned
-from tasks.stages.synthesize import plan_synthesize, synthesize
-from tasks.stages.train import TRAIN, plan_model
+from tasks.stages.review import decisions_on, plan_review
+from tasks.stages.search import plan_search, tuned
+from tasks.stages.synthesize import plan_synthesize
+from tasks.stages.train import plan_model
 from tasks.store.artifacts import Artifact
 from tasks.tables.baselines import BASELINES, BaselineName, baseline_of
 from tasks.tables.object_masks import without_background
@@ -121,35 +121,12 @@ def start_line(config: RunConfig, shared: Shared, defect: str, choice: ShotChoic
         line.starts = ShotStarts(shared.prepared, shared.objects, crops, choice)
         line.cropped = None  # pairs come out as whole pictures
     prepared, normals = line.source.prepared, line.source.normals
-    line.adapter = plan_finetune(line.config, prepared, defect, normals, line.choice, line.objects)
-    line.stages.append(
-        run(
-            finetune,
-            line.adapter,
-            line.config,
-            prepared=prepared,
-            defect=defect,
-            normals=normals,
-            choice=line.choice,
-            objects=line.objects,
-            wait_for=line.source.started,
-        )
-    )
+    learnt = plan_finetune(line.config, prepared, defect, normals, line.choice, line.objects)
+    line.adapter = learnt.out
+    line.stages.append(run(learnt, wait_for=line.source.started))
     if config.search.rounds:
         found = plan_search(line.config, prepared, line.adapter, defect, line.choice, line.objects)
-        line.stages.append(
-            run(
-                search,
-                found,
-                line.config,
-                prepared=prepared,
-                adapter=line.adapter,
-                defect=defect,
-                choice=line.choice,
-                objects=line.objects,
-                wait_for=line.stages[-1:],
-            )
-        )
+        line.stages.append(run(found, wait_for=line.stages[-1:]))
     return line
 
 
@@ -187,33 +164,18 @@ def draw_once(line: Line, first: int, count: int) -> None:
     assert line.adapter is not None
     prepared = line.source.prepared
     pairs = plan_generate(
-        line.config, line.adapter, first=first, num_pairs=count, objects=line.objects, starts=line.starts
-    )
-    generated = run(
-        generate,
-        pairs,
         line.config,
-        adapter=line.adapter,
+        line.adapter,
         prepared=prepared,
+        first=first,
+        num_pairs=count,
         objects=line.objects,
         starts=line.starts,
-        wait_for=line.stages[-1:],
     )
-    line.drawn.append(pairs)
-    objects = line.source.objects
-    curated = plan_curate(line.config, prepared, line.drawn, line.defect, objects, line.choice)
-    judged = run(
-        curate,
-        curated,
-        line.config,
-        prepared=prepared,
-        drawn=list(line.drawn),
-        defect=line.defect,
-        objects=objects,
-        choice=line.choice,
-        wait_for=[generated],
-    )
-    line.stages += [generated, judged]
+    generated = run(pairs, wait_for=line.stages[-1:])
+    line.drawn.append(pairs.out)
+    judging = plan_curate(line.config, prepared, line.drawn, line.defect, line.source.objects, line.choice)
+    line.stages += [generated, run(judging, wait_for=[generated])]
 
 
 def take_review(lines: Sequence[Line]) -> None:
@@ -222,10 +184,7 @@ def take_review(lines: Sequence[Line]) -> None:
     for line in lines:
         if line.curated is None or not (decided := decisions_on(line.config, line.curated, line.drawn)):
             continue
-        out = plan_review(line.config, line.curated, decided)
-        stage = run(
-            review, out, line.config, curated=line.curated, decided=decided, wait_for=line.stages[-1:]
-        )
+        stage = run(plan_review(line.config, line.curated, decided), wait_for=line.stages[-1:])
         line.stages.append(stage)
         started.append((line, stage))
     for line, stage in started:
@@ -234,31 +193,15 @@ def take_review(lines: Sequence[Line]) -> None:
 
 def measure(line: Line, curated: Artifact) -> Started:
     """The quality figures of a defect type's pairs."""
-    prepared = line.source.prepared
-    measured = run(
-        quality,
-        plan_quality(line.config, prepared, curated, line.defect),
-        line.config,
-        prepared=prepared,
-        generated=curated,
-        defect=line.defect,
-        wait_for=line.stages[-1:],
-    )
+    measuring = plan_quality(line.config, line.source.prepared, curated, line.defect)
+    measured = run(measuring, wait_for=line.stages[-1:])
     line.stages.append(measured)
     return measured
 
 
 def put_back(config: RunConfig, shared: Shared, line: Line, cropped: Artifact, curated: Artifact) -> Started:
     """Pairs of crops, put back into whole pictures; from the run's own config, crops have no background."""
-    put = run(
-        blend,
-        plan_blend(config, shared.prepared, cropped, curated, shared.objects),
-        config,
-        prepared=shared.prepared,
-        cropped=cropped,
-        pairs=curated,
-        objects=shared.objects,
-    )
+    put = run(plan_blend(config, shared.prepared, cropped, curated, shared.objects))
     line.stages.append(put)
     return put
 
@@ -271,32 +214,18 @@ def crop_shared(
     The base adapts to normals' crops alone: once for all defect types, folds and doses with crops of this size.
     """
 
-    def cut(of: str | None, chosen: ShotChoice | None) -> tuple[Artifact, Started]:
-        crops = plan_crop(config, shared.prepared, of, side_px, chosen, shared.objects)
-        started = run(
-            crop,
-            crops,
-            config,
-            prepared=shared.prepared,
-            defect=of,
-            side_px=side_px,
-            choice=chosen,
-            objects=shared.objects,
-        )
-        return crops, started
-
-    crops, cropped = cut(defect, choice)
-    if plan_adapt(config, crops) is None:
-        return Shared(crops, None, None, (cropped,)), [cropped]
+    cropped = run(plan_crop(config, shared.prepared, defect, side_px, choice, shared.objects))
+    if plan_adapt(config, cropped.out) is None:
+        return Shared(cropped.out, None, None, (cropped,)), [cropped]
     stages = [cropped]
     if side_px not in shared.of_crops:
-        normals, normals_cropped = cut(None, None)
-        out = plan_adapt(config, normals)
-        assert out is not None
-        shared.of_crops[side_px] = run(adapt, out, config, prepared=normals, wait_for=[normals_cropped])
-        stages += [normals_cropped, shared.of_crops[side_px]]
+        normals = run(plan_crop(config, shared.prepared, None, side_px, None, shared.objects))
+        adapting = plan_adapt(config, normals.out)
+        assert adapting is not None
+        shared.of_crops[side_px] = run(adapting, wait_for=[normals])
+        stages += [normals, shared.of_crops[side_px]]
     adapted = shared.of_crops[side_px]
-    return Shared(crops, None, adapted.out, (cropped, adapted)), stages
+    return Shared(cropped.out, None, adapted.out, (cropped, adapted)), stages
 
 
 def paste_pairs(
@@ -308,16 +237,7 @@ def paste_pairs(
 ) -> dict[BaselineName, Started]:
     """Start making the pairs of the baselines that these training sets need."""
     return {
-        baseline: run(
-            synthesize,
-            plan_synthesize(config, shared.prepared, baseline, defects, shared.objects, choice),
-            config,
-            prepared=shared.prepared,
-            name=baseline,
-            defects=list(defects),
-            objects=shared.objects,
-            choice=choice,
-        )
+        baseline: run(plan_synthesize(config, shared.prepared, baseline, defects, shared.objects, choice))
         for baseline in BASELINES
         if baseline in map(baseline_of, names)
     }
@@ -333,16 +253,6 @@ def start_model(
     wait_for: Sequence[Started] = (),
 ) -> tuple[Trained, Started]:
     """Start the training and test of one model; `steps` chooses how many it takes, where that is `auto`."""
-    chosen = None if steps is None else steps.out
-    out = plan_model(config, model, pictures, name, seed, chosen)
-    started = run(
-        TRAIN[model],
-        out,
-        config,
-        pictures=pictures,
-        training_set_name=name,
-        seed=seed,
-        steps=chosen,
-        wait_for=[*wait_for, *([] if steps is None else [steps])],
-    )
-    return Trained(model, name, seed, out), started
+    training = plan_model(config, model, pictures, name, seed, None if steps is None else steps.out)
+    started = run(training, wait_for=[*wait_for, *([] if steps is None else [steps])])
+    return Trained(model, name, seed, training.out), started

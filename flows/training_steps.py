@@ -7,7 +7,7 @@ from flows.steps import Shared, draw_pairs, paste_pairs
 from tasks.config import ModelName, RunConfig
 from tasks.data.split import Fold
 from tasks.runtime.stage import StageOutcome, Started, run
-from tasks.stages.training_steps import plan_training_steps, training_steps
+from tasks.stages.training_steps import plan_training_steps
 from tasks.tables.chosen_steps import chooses_steps
 from tasks.tables.training_rows import Pictures, holds_out
 
@@ -51,14 +51,6 @@ def choose_steps(
             stages.append(StageOutcome("training_steps", label, None, "skipped", error=why))
             continue
         of_set = folds if "generated" in name else [replace(fold, generated=full.generated) for fold in folds]
-        choices[model, name] = run(
-            training_steps,
-            plan_training_steps(config, model, of_set, name),
-            config,
-            folds=of_set,
-            model=model,
-            training_set_name=name,
-            wait_for=waiting,
-        )
+        choices[model, name] = run(plan_training_steps(config, model, of_set, name), wait_for=waiting)
     stages += [each.outcome for each in waiting]
     return choices, stages

@@ -55,7 +55,7 @@ def plan(
         loaded = load(config, data, categories, defects, set_, store, device)
         planned = plan_run(loaded)
         missing = {each.out.ref for each in planned if each.outcome.status == "planned"}
-        costs = forecast(loaded, [each.out for each in planned], missing, since)
+        costs = forecast(loaded, [each.call for each in planned], missing, since)
     if as_json:
         from flows.cli.documents import plan_document
 

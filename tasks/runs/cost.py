@@ -18,27 +18,10 @@ from typing import Any
 
 from tasks.config import RunConfig
 from tasks.runs.reasons import Reasons, stages_of
+from tasks.runtime.call import Call
 from tasks.store.artifacts import MANIFEST, Artifact, refs_in
 from tasks.store.place import MIN_FREE_GB, at_once, read, remote_of, run_files
 
-# They wait for the device; the others run beside it on the processor.
-HEAVY = {"adapt", "finetune", "search", "generate", "training_steps", "localize", "classify", "detect"}
-# What a stage's time goes by, and what its bytes go by; "pairs" are those that it draws, judges or pastes.
-WORK = {
-    "adapt": ("normals.train_steps", "normals.batch_size", "size_px", "size_px"),
-    "finetune": ("train_steps", "batch_size", "gradient_accumulation_steps", "size_px", "size_px"),
-    "generate": ("pairs", "num_inference_steps"),
-    "search": ("search.num_pairs", "search.rounds"),
-    "curate": ("pairs",),
-    "quality": ("pairs",),
-    "blend": ("pairs",),
-    "synthesize": ("pairs",),
-    "training_steps": ("folds", "train_steps", "batch_size", "size_px", "size_px"),
-    "localize": ("train_steps", "batch_size", "size_px", "size_px"),
-    "classify": ("train_steps", "batch_size", "size_px", "size_px"),
-    "detect": ("train_steps", "batch_size", "size_px", "size_px"),
-}
-BYTES_BY = dict.fromkeys(("generate", "blend", "synthesize"), ("pairs",))
 SCALED_BY = 10  # at most; what took less or more than that tells nothing
 # A mini model's hour says nothing of Stable Diffusion's.
 SAME = ("base", "encoder", "backbone", "model", "kind")
@@ -98,9 +81,7 @@ class Plan:
         return self.bytes + MIN_FREE_GB * 1e9 <= self.free_bytes
 
 
-def forecast(
-    config: RunConfig, planned: Sequence[Artifact], missing: Set[str], since: str | None = None
-) -> Plan:
+def forecast(config: RunConfig, planned: Sequence[Call], missing: Set[str], since: str | None = None) -> Plan:
     """Hold planned stages against a store's runs: why each is to be done, for how long, with how much to keep.
 
     `missing`: names of the artifacts that are not there. `since`: the run that misses are explained by; None: the latest
@@ -110,18 +91,18 @@ def forecast(
     manifests = read_manifests(config.store)
     whys = Reasons(config.store, planned, missing, manifests, since)
     records = Records(planned, manifests)
-    to_do = [out for out in planned if out.ref in missing]
+    to_do = [call for call in planned if call.out.ref in missing]
     devices = records.devices(to_do)
     device = _device_here(config, devices)
-    costs = {out.ref: records.cost(out, device) for out in to_do}
+    costs = {call.out.ref: records.cost(call, device) for call in to_do}
     elsewhere = {}
     for other in devices:
-        found = [records.cost(out, other) for out in to_do]
+        found = [records.cost(call, other) for call in to_do]
         if other != device and all(found):
             elsewhere[other] = sum(each.seconds for each in found if each is not None)
     stages = []
-    for position, out in enumerate(planned):
-        hit = out.ref not in missing
+    for position, call in enumerate(planned):
+        out, hit = call.out, call.out.ref not in missing
         stages.append(
             Forecast(out, "cached", "", None)
             if hit
@@ -165,9 +146,9 @@ def _refs_of_run(text: bytes) -> Iterator[str]:
 class Records:
     """What stages took, by stage, the model that they work with, and the device."""
 
-    def __init__(self, planned: Sequence[Artifact], manifests: Mapping[str, dict[str, Any]]) -> None:
+    def __init__(self, planned: Sequence[Call], manifests: Mapping[str, dict[str, Any]]) -> None:
         self.inputs: dict[str, Mapping[str, Any]] = {ref: told["inputs"] for ref, told in manifests.items()}
-        self.inputs |= {out.ref: out.inputs for out in planned}
+        self.inputs |= {call.out.ref: call.out.inputs for call in planned}
         self.known: dict[tuple[str, str], dict[str, list[tuple[str, Cost]]]] = {}
         for ref, told in manifests.items():
             stage = ref.split("/")[0]
@@ -176,35 +157,35 @@ class Records:
             cost = Cost(float(told["seconds"]), float(size))
             of_kind.setdefault(str(told["device"]), []).append((ref, cost))
 
-    def cost(self, out: Artifact, device: str | None) -> Cost | None:
+    def cost(self, call: Call, device: str | None) -> Cost | None:
         """What a stage will take on a device: the median of earlier ones, scaled; None if there was nothing like it."""
-        by_device = self.known.get((out.stage, self._same(out.inputs)), {})
-        if out.stage in HEAVY:
+        stage, out = call.stage, call.out
+        by_device = self.known.get((stage.name, self._same(out.inputs)), {})
+        if stage.heavy:
             records = by_device.get(device or "", [])
         else:
             records = [each for of_device in by_device.values() for each in of_device]
-        work, size = self._amount(out.stage, out.inputs, WORK), self._amount(out.stage, out.inputs, BYTES_BY)
+        work, size = self._amount(out.inputs, stage.time_by), self._amount(out.inputs, stage.bytes_by)
         # Loading a model takes as long for one step as for a thousand: a trial's seconds times 500 are hours too many.
         records = [
             (ref, cost)
             for ref, cost in records
-            if 1 / SCALED_BY <= work / self._amount(out.stage, self.inputs[ref], WORK) <= SCALED_BY
+            if 1 / SCALED_BY <= work / self._amount(self.inputs[ref], stage.time_by) <= SCALED_BY
         ]
         if not records:
             return None
         return Cost(
             median(
-                cost.seconds * work / self._amount(out.stage, self.inputs[ref], WORK) for ref, cost in records
+                cost.seconds * work / self._amount(self.inputs[ref], stage.time_by) for ref, cost in records
             ),
             median(
-                cost.bytes * size / self._amount(out.stage, self.inputs[ref], BYTES_BY)
-                for ref, cost in records
+                cost.bytes * size / self._amount(self.inputs[ref], stage.bytes_by) for ref, cost in records
             ),
         )
 
-    def devices(self, planned: Sequence[Artifact]) -> list[str]:
+    def devices(self, planned: Sequence[Call]) -> list[str]:
         """The devices that heavy stages of these kinds ran on, the most used first."""
-        kinds = {(out.stage, self._same(out.inputs)) for out in planned if out.stage in HEAVY}
+        kinds = {(call.stage.name, self._same(call.out.inputs)) for call in planned if call.stage.heavy}
         used: Counter[str] = Counter()
         for kind in kinds:
             used.update({d: len(of_device) for d, of_device in self.known.get(kind, {}).items()})
@@ -218,9 +199,9 @@ class Records:
             return json.dumps([inputs.get("base"), inputs.get("size_px")])
         return json.dumps([inputs.get(name) for name in SAME])
 
-    def _amount(self, stage: str, inputs: Mapping[str, Any], by: Mapping[str, tuple[str, ...]]) -> float:
+    def _amount(self, inputs: Mapping[str, Any], by: tuple[str, ...]) -> float:
         """How much there is to do, in a unit that only this stage has."""
-        return math.prod(self._number(inputs, name) for name in by.get(stage, ()))
+        return math.prod(self._number(inputs, name) for name in by)
 
     def _number(self, inputs: Mapping[str, Any], name: str) -> float:
         if name == "pairs":

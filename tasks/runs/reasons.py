@@ -10,21 +10,10 @@ from pydantic import BaseModel
 
 from tasks.config import RunConfig
 from tasks.errors import AnodiffError
-from tasks.store.artifacts import Artifact, refs_in
+from tasks.runtime.call import Call, Stage
+from tasks.store.artifacts import refs_in
 from tasks.store.place import run_files
 
-# The section of the configuration that a stage's inputs are fields of.
-SECTIONS = {
-    "adapt": ("finetune",),
-    "search": ("generate", "quality"),
-    "crop": ("native", "finetune"),
-    "blend": ("native",),
-    "synthesize": ("generate", "finetune"),
-    "curate": ("curate", "finetune"),
-    "quality": ("quality", "finetune"),
-    "objects": ("objects", "finetune"),
-    "training_steps": ("compare",),
-}
 NAMES = {
     "mask_threshold": "generate.mask.threshold",
     "split_seed": "seed",
@@ -51,7 +40,7 @@ class Reasons:
     def __init__(
         self,
         store: Path,
-        planned: Sequence[Artifact],
+        planned: Sequence[Call],
         missing: Set[str],
         manifests: Mapping[str, dict[str, Any]],
         since: str | None,
@@ -63,11 +52,14 @@ class Reasons:
             raise AnodiffError(f"{store}: no run {since!r} that ended; runs there: {known}")
         self.names = [since] if since is not None else sorted(runs, reverse=True)
         self.runs = {name: dict(_numbered(stages_of(runs[name]))) for name in self.names}
-        self.keys = [key for key, _ in _numbered([{"stage": p.stage, "label": p.label} for p in planned])]
+        self.keys = [
+            key for key, _ in _numbered([{"stage": p.stage.name, "label": p.out.label} for p in planned])
+        ]
 
     def of(self, position: int) -> str:
         """Why one stage is to be done."""
-        out, key = self.planned[position], self.keys[position]
+        call, key = self.planned[position], self.keys[position]
+        out = call.out
         run = next((name for name in self.names if key in self.runs[name]), None)
         if run is None:
             return "no earlier run" if self.since is None else f"not in {self.since}"
@@ -79,18 +71,19 @@ class Reasons:
         before = self.manifests.get(earlier["artifact"])
         if before is None:
             return f"artifact of {run} gone"
-        return "; ".join(self._changes(out, before["inputs"])) or f"other inputs than in {run}"
+        return "; ".join(self._changes(call, before["inputs"])) or f"other inputs than in {run}"
 
-    def _changes(self, out: Artifact, before: Mapping[str, Any]) -> Iterator[str]:
+    def _changes(self, call: Call, before: Mapping[str, Any]) -> Iterator[str]:
         again: list[str] = []
         other: list[str] = []
-        newer = before.get("version") != out.inputs["version"]
-        for path, old, new in _differences(before, out.inputs):
+        inputs = call.out.inputs
+        newer = before.get("version") != inputs["version"]
+        for path, old, new in _differences(before, inputs):
             if newer and old is None:
                 continue  # what the earlier version did not have
             before_refs, refs = set(refs_in([old])), list(refs_in([new]))
             if not before_refs and not refs:
-                yield f"{setting(out.stage, path)} {_told(old, new)}"
+                yield f"{setting(call.stage, path)} {_told(old, new)}"
                 continue
             for ref in refs:
                 if ref not in before_refs:
@@ -124,10 +117,10 @@ def _differences(old: Any, new: Any, above: str = "") -> Iterator[tuple[str, Any
         yield above, old, new
 
 
-def setting(stage: str, path: str) -> str:
+def setting(stage: Stage, path: str) -> str:
     """An input of a stage as the configuration names it."""
     first = path.split(".")[0]
-    for section in SECTIONS.get(stage, (stage,)):
+    for section in stage.sections or (stage.name,):
         model = RunConfig.model_fields[section].annotation if section in RunConfig.model_fields else None
         if isinstance(model, type) and issubclass(model, BaseModel) and first in model.model_fields:
             return f"{section}.{path}"

@@ -1,4 +1,4 @@
-"""The Prefect glue, once: a stage's key, its cached result, the device slot, and what became of it."""
+"""The Prefect glue, once: a stage's key, its cached result, its inputs fetched, the device slot, what became of it."""
 
 import logging
 import time
@@ -20,23 +20,18 @@ from downstream.errors import DownstreamError
 from dual_anodiff.errors import DualAnoDiffError
 from tasks.config import RunConfig
 from tasks.errors import AnodiffError
+from tasks.runtime.call import Call, Stage, StageResult
 from tasks.runtime.device import device_slot, resolve_device
 from tasks.runtime.progress import progress_shown
 from tasks.runtime.retries import DELAYS_S, RETRIES, can_pass
 from tasks.runtime.runner import current
 from tasks.runtime.server import is_own_server
 from tasks.store.artifacts import Artifact, Staged, publish, read_manifest, refs_in, verified
+from tasks.tables.fetch import fetch_all
 
 log = logging.getLogger("anodiff")
 
 OUR_ERRORS = (AnodiffError, DualAnoDiffError, DownstreamError)
-
-
-class StageResult(TypedDict):
-    """The small reference that Prefect keeps as a stage's result; the artifact itself lies in the store."""
-
-    artifact: str
-    made: bool  # False: it was there already, made by another run
 
 
 class TaskOptions(TypedDict):
@@ -70,7 +65,7 @@ def content_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 # Prefect alone would call a stage cached after its artifact was deleted or damaged; `submit` refreshes those.
-STAGE = TaskOptions(
+OPTIONS = TaskOptions(
     cache_key_fn=content_key,
     persist_result=True,
     result_serializer="json",
@@ -84,9 +79,14 @@ STAGE = TaskOptions(
 class Started:
     """A stage that was called, or submitted to a runner."""
 
-    out: Artifact
+    call: Call
     running: State[StageResult] | PrefectFuture[StageResult] | None  # None: it is only planned
-    told: bool = False  # that it is a hit was said before
+    logged_before: bool = False  # that it is a hit
+
+    @property
+    def out(self) -> Artifact:
+        """The artifact that it makes."""
+        return self.call.out
 
     @cached_property
     def state(self) -> State[StageResult]:
@@ -112,7 +112,7 @@ class Started:
                 self.out.ref if hit else None,
                 "cached" if hit else "planned",
             )
-        return outcome(self.out, self.state, told=self.told)
+        return outcome(self.out, self.state, logged_before=self.logged_before)
 
     @property
     def made(self) -> bool:
@@ -146,32 +146,24 @@ again: ContextVar[Again | None] = ContextVar("again", default=None)
 planned: ContextVar[list[Started] | None] = ContextVar("planned", default=None)
 
 
-def run(
-    stage: Task[Any, StageResult],
-    out: Artifact,
-    config: RunConfig,
-    /,
-    *,
-    wait_for: Sequence[Started] = (),
-    told: bool = False,
-    **inputs: object,
-) -> Started:
-    """Run a stage's task: a hit counts only if the artifact is there and its files are what its manifest says.
+def run(call: Call, *, wait_for: Sequence[Started] = (), logged_before: bool = False) -> Started:
+    """Run a stage: a hit counts only if the artifact is there and its files are what its manifest says.
 
-    `told`: the run said before that it is a hit, and does not say it again.
+    `logged_before`: the run said before that it is a hit, and does not say it again.
 
     Called here, unless `runner` asks for more and there is something to do: Ctrl-C and SIGTERM reach the stage at once,
     and no two stages of one process wait for the same device (Prefect lets up to 30 s pass between two that do).
     """
     noted = planned.get()
     if noted is not None:
-        noted.append(Started(out, None))
+        noted.append(Started(call, None))
         return noted[-1]
     forced = again.get()
     if forced is not None:
-        out = forced.forced(out)
+        call = replace(call, out=forced.forced(call.out))
+    out, config = call.out, call.config
     there = verified(out)
-    task = stage.with_options(
+    task = call.task.with_options(
         refresh_cache=not there,
         result_storage=(out.store / "results").resolve(),
         # Prefect fills in what stands in braces.
@@ -184,11 +176,13 @@ def run(
     pending: list[Any] = [each.running for each in wait_for if not isinstance(each.running, State)]
     nothing_to_do = (there and not pending) or not all(state.is_completed() for state in ended)
     if runner is None or nothing_to_do:
-        state: State[StageResult] = task(out=out, config=config, wait_for=ended, return_state=True, **inputs)
-        started = Started(out, state, told)
-        _ = started.outcome  # an error is told when it comes
+        state: State[StageResult] = task(
+            out=out, config=config, wait_for=ended, return_state=True, **call.inputs
+        )
+        started = Started(call, state, logged_before)
+        _ = started.outcome  # an error is logged when it comes
         return started
-    return Started(out, runner.submit(task, {"out": out, "config": config, **inputs}, wait_for=pending))
+    return Started(call, runner.submit(task, {"out": out, "config": config, **call.inputs}, wait_for=pending))
 
 
 def tags_of(out: Artifact) -> list[str]:
@@ -199,19 +193,18 @@ def tags_of(out: Artifact) -> list[str]:
 
 
 def run_stage(
-    out: Artifact,
-    config: RunConfig,
-    make: Callable[[Staged, str], None],
-    *,
-    heavy: bool,
-    resumable: bool = False,
+    stage: Stage, out: Artifact, config: RunConfig, make: Callable[[Staged, str], None]
 ) -> StageResult:
-    """The body of a stage's task: take the device slot if it is `heavy`, make the artifact, publish it."""
+    """The body of a stage's task: see that its inputs are here, take the device slot if it is heavy, make, publish.
+
+    Raises: ArtifactError, before anything is made, for an input that is gone or damaged.
+    """
     if verified(out):  # another run made it, or another machine
         return StageResult(artifact=out.ref, made=False)
+    fetch_all(inputs_of_task())
     log.info("%-9s %s: starts", out.stage, out.label)
     started = time.monotonic()
-    resolved = resolve_device(config.device) if heavy else "cpu"
+    resolved = resolve_device(config.device) if stage.heavy else "cpu"
     # The random numbers of torch are one stream a process, so threads take turns.
     slots = 1 if config.runner == "threads" else config.workers
     with progress_shown(out):
@@ -219,9 +212,9 @@ def run_stage(
             out,
             lambda staged: make(staged, resolved),
             device=resolved,
-            resumable=resumable,
+            resumable=stage.resumable,
             max_store_gb=config.max_store_gb,
-            turn=device_slot(slots) if heavy else None,
+            turn=device_slot(slots) if stage.heavy else None,
         )
     log.info(
         "%-9s %s: %s",
@@ -232,12 +225,20 @@ def run_stage(
     return StageResult(artifact=out.ref, made=made)
 
 
-def outcome(out: Artifact, state: State[StageResult], *, told: bool = False) -> StageOutcome:
+def inputs_of_task() -> dict[str, Any]:
+    """What the task that runs here was called with, besides what it makes; nothing outside of a task."""
+    context = TaskRunContext.get()
+    if context is None:
+        return {}
+    return {name: value for name, value in context.parameters.items() if name not in ("out", "config")}
+
+
+def outcome(out: Artifact, state: State[StageResult], *, logged_before: bool = False) -> StageOutcome:
     """Say what became of a stage; never raises for one that failed."""
     if state.is_completed():
         result: StageResult = state.result()
         if state.name == "Cached" or not result["made"]:
-            if not told:
+            if not logged_before:
                 log.info("%-9s %s: cached", out.stage, out.label)
             return StageOutcome(out.stage, out.label, out.ref, "cached")
         return StageOutcome(out.stage, out.label, out.ref, "ran", seconds=read_manifest(out)["seconds"])

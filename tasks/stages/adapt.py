@@ -8,25 +8,30 @@ from prefect import task
 from dual_anodiff.config import FinetuneConfig, adapts_to_normals
 from tasks.config import RunConfig
 from tasks.errors import DataError
+from tasks.runtime.call import Call, Stage, StageResult
 from tasks.runtime.retries import halved
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.prepared import read_samples
 from tasks.tables.weights import base_digest, revision_read
 
-VERSION = 1
+ADAPT = Stage(
+    "adapt",
+    version=1,
+    heavy=True,
+    time_by=("normals.train_steps", "normals.batch_size", "size_px", "size_px"),
+    sections=("finetune",),
+)
 # Besides its own settings: what shapes the pictures that it sees, and how it computes.
 READS = {"size_px", "horizontal_flip", "vertical_flip", "precision"}
 
 
-def plan_adapt(config: RunConfig, prepared: Artifact) -> Artifact | None:
+def plan_adapt(config: RunConfig, prepared: Artifact) -> Call | None:
     """Name the category's normals; None where the run trains on the base as it is."""
     if not adapts_to_normals(config.finetune):
         return None
-    return plan(
+    out = ADAPT.plan(
         config.store,
-        "adapt",
-        VERSION,
         prepared.category,
         label=prepared.label,  # crops are of one defect type
         samples=prepared,
@@ -36,9 +41,10 @@ def plan_adapt(config: RunConfig, prepared: Artifact) -> Artifact | None:
         normals=config.finetune.normals,
         **config.finetune.model_dump(include=READS),
     )
+    return Call(ADAPT, adapt, config, out, {"prepared": prepared})
 
 
-@task(name="adapt", **STAGE)
+@task(name="adapt", **OPTIONS)
 def adapt(out: Artifact, prepared: Artifact, config: RunConfig) -> StageResult:
     """Train the base on one category's normals; a killed training resumes from its checkpoint."""
 
@@ -54,7 +60,7 @@ def adapt(out: Artifact, prepared: Artifact, config: RunConfig) -> StageResult:
             parts=halved(config.finetune.normals.batch_size)[1],
         )
 
-    return run_stage(out, config, make, heavy=True)
+    return run_stage(ADAPT, out, config, make)
 
 
 def build_adapt(

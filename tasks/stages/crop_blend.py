@@ -34,14 +34,18 @@ from tasks.data.samples import COLUMNS
 from tasks.data.small_defects import read_extents, small_defects, works_on_crops
 from tasks.data.split import ShotChoice, choice_key, choice_label, chosen_shots, write_split
 from tasks.errors import DataError
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.crops import CROPS
 from tasks.tables.object_masks import ObjectMask, object_masks_in
 from tasks.tables.pairs import read_pairs
 from tasks.tables.prepared import SPLIT, read_samples
 
-VERSION_CROP, VERSION_BLEND = 2, 2
+CROP = Stage("crop", version=2, sections=("native", "finetune"))
+BLEND = Stage(
+    "blend", version=2, resumable=True, time_by=("pairs",), bytes_by=("pairs",), sections=("native",)
+)
 # With generate.start: shot a defect type goes through crops where they are at most so large a share of the picture, the
 # picture so many times larger than the model's, and so many of the shots are whole in them.
 LARGEST_CROP, LARGE_PICTURE, FITTING = 0.9, 1.5, 0.75
@@ -116,16 +120,14 @@ def plan_crop(
     side_px: int,
     choice: ShotChoice | None = None,
     objects: Artifact | None = None,
-) -> Artifact:
+) -> Call:
     """Name the crops of one defect type and of the normals; None: of normals alone.
 
     `objects` holds the parts' masks, where there are any.
     """
     named = f"{defect}{choice_label(choice)}" if defect else f"normals at {side_px} px"
-    return plan(
+    out = CROP.plan(
         config.store,
-        "crop",
-        VERSION_CROP,
         prepared.category,
         label=f"{prepared.category}/{named}",
         samples=prepared,
@@ -136,9 +138,17 @@ def plan_crop(
         **({"defect": defect, **choice_key(choice)} if defect else {}),
         **config.native.model_dump(include=CROPS_BY),
     )
+    inputs = {
+        "prepared": prepared,
+        "defect": defect,
+        "side_px": side_px,
+        "choice": choice,
+        "objects": objects,
+    }
+    return Call(CROP, crop, config, out, inputs)
 
 
-@task(name="crop", **STAGE)
+@task(name="crop", **OPTIONS)
 def crop(
     out: Artifact,
     prepared: Artifact,
@@ -163,7 +173,7 @@ def crop(
             object_mask=object_masks_in(objects),
         )
 
-    return run_stage(out, config, make, heavy=False)
+    return run_stage(CROP, out, config, make)
 
 
 def build_crop(
@@ -223,12 +233,10 @@ def build_crop(
 
 def plan_blend(
     config: RunConfig, prepared: Artifact, cropped: Artifact, pairs: Artifact, objects: Artifact | None = None
-) -> Artifact:
+) -> Call:
     """Name the whole pictures that pairs of crop size are put into; read like the pairs of `generate`."""
-    return plan(
+    out = BLEND.plan(
         config.store,
-        "blend",
-        VERSION_BLEND,
         pairs.category,
         label=pairs.label,
         pairs=pairs,
@@ -241,9 +249,11 @@ def plan_blend(
         max_mask_share=config.curate.max_mask_share,
         seed=config.seed,
     )
+    inputs = {"prepared": prepared, "cropped": cropped, "pairs": pairs, "objects": objects}
+    return Call(BLEND, blend, config, out, inputs)
 
 
-@task(name="blend", **STAGE)
+@task(name="blend", **OPTIONS)
 def blend(
     out: Artifact,
     prepared: Artifact,
@@ -265,7 +275,7 @@ def blend(
             object_mask=object_masks_in(objects),
         )
 
-    return run_stage(out, config, make, heavy=False, resumable=True)
+    return run_stage(BLEND, out, config, make)
 
 
 def build_blend(

@@ -15,8 +15,9 @@ from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, chosen_shots
 from tasks.errors import DataError
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.known_side import side_px
 from tasks.tables.pairs import PAIRS, PATHS, THRESHOLDS, as_seen
 from tasks.tables.prepared import read_samples
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anodiff")
 
-VERSION = 4
+CURATE = Stage("curate", version=4, time_by=("pairs",), sections=("curate", "finetune"))
 MAX_NORMALS = 60  # as many as the detector remembers
 # How many are drawn shows in what is drawn; what people decide is a stage of its own.
 NOT_IN_KEY = {"max_draws", "use_review"}
@@ -44,7 +45,7 @@ def plan_curate(
     defect: str,
     objects: Artifact | None = None,
     choice: ShotChoice | None = None,
-) -> Artifact:
+) -> Call:
     """Name the judgement of one defect type's pairs; `drawn`: artifacts of pairs, in the order drawn.
 
     `choice`: of the split's shots, where the pairs were made from a part of them.
@@ -52,10 +53,8 @@ def plan_curate(
     """
     if not drawn:
         raise DataError(f"curate {prepared.category}/{defect}: no pairs were drawn")
-    return plan(
+    out = CURATE.plan(
         config.store,
-        "curate",
-        VERSION,
         prepared.category,
         label=drawn[0].label,
         defect=defect,
@@ -70,9 +69,17 @@ def plan_curate(
         | {"rules": rules_for(config, into_normals="start" in drawn[0].inputs)},
         **choice_key(choice),
     )
+    inputs = {
+        "prepared": prepared,
+        "drawn": list(drawn),
+        "defect": defect,
+        "objects": objects,
+        "choice": choice,
+    }
+    return Call(CURATE, curate, config, out, inputs)
 
 
-@task(name="curate", **STAGE)
+@task(name="curate", **OPTIONS)
 def curate(
     out: Artifact,
     prepared: Artifact,
@@ -98,7 +105,7 @@ def curate(
         )
         warn_of_idle_rules(out.label, pd.read_parquet(staged.out / THRESHOLDS))
 
-    return run_stage(out, config, make, heavy=False)
+    return run_stage(CURATE, out, config, make)
 
 
 def build_curate(

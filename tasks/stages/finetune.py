@@ -9,14 +9,20 @@ from dual_anodiff.config import FinetuneConfig
 from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, choice_label, chosen_shots
 from tasks.errors import DataError
+from tasks.runtime.call import Call, Stage, StageResult
 from tasks.runtime.retries import halved
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.object_masks import ObjectMasks, read_object_masks
 from tasks.tables.prepared import read_samples
 from tasks.tables.weights import base_digest, revision_read
 
-VERSION = 4
+FINETUNE = Stage(
+    "finetune",
+    version=4,
+    heavy=True,
+    time_by=("train_steps", "batch_size", "gradient_accumulation_steps", "size_px", "size_px"),
+)
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
 # The normals' settings count by the artifact that they made.
 NOT_IN_KEY = {"base", "revision", "checkpoint_every_steps", "adapt_to_normals", "normals"}
@@ -29,7 +35,7 @@ def plan_finetune(
     normals: Artifact | None = None,
     choice: ShotChoice | None = None,
     objects: Artifact | None = None,
-) -> Artifact:
+) -> Call:
     """Name the adapter; `normals` is what the base learns first, None for the base as it is.
 
     `choice`: of the split's shots, where not all are learnt from. `objects`: masks of the objects in the shots, for an
@@ -39,10 +45,8 @@ def plan_finetune(
     label = (
         prepared.label if prepared.stage == "crop" else f"{prepared.category}/{defect}{choice_label(choice)}"
     )
-    return plan(
+    out = FINETUNE.plan(
         config.store,
-        "finetune",
-        VERSION,
         prepared.category,
         label=label,
         defect=defect,
@@ -55,9 +59,17 @@ def plan_finetune(
         revision=revision_read(config.finetune),
         **config.finetune.model_dump(exclude=NOT_IN_KEY),
     )
+    inputs = {
+        "prepared": prepared,
+        "defect": defect,
+        "normals": normals,
+        "choice": choice,
+        "objects": objects,
+    }
+    return Call(FINETUNE, finetune, config, out, inputs)
 
 
-@task(name="finetune", **STAGE)
+@task(name="finetune", **OPTIONS)
 def finetune(
     out: Artifact,
     prepared: Artifact,
@@ -87,7 +99,7 @@ def finetune(
             checkpoint=staged.checkpoint,
         )
 
-    return run_stage(out, config, make, heavy=True)
+    return run_stage(FINETUNE, out, config, make)
 
 
 def build_finetune(

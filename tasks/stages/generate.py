@@ -15,11 +15,12 @@ from tasks.config import RunConfig
 from tasks.data.pictures import load_mask
 from tasks.data.split import chosen_shots
 from tasks.errors import ConfigError
+from tasks.runtime.call import Call, Stage, StageResult
 from tasks.runtime.device import resolve_device
 from tasks.runtime.retries import halved
-from tasks.runtime.stage import STAGE, StageResult, run_stage
+from tasks.runtime.stage import OPTIONS, run_stage
 from tasks.stages.redraw import ShotStarts, build_redraw, starts_key
-from tasks.store.artifacts import Artifact, Staged, file_digest, plan
+from tasks.store.artifacts import Artifact, Staged, file_digest
 from tasks.tables.crops import read_side_px
 from tasks.tables.object_masks import normal_backgrounds, object_masks_in, read_object_masks
 from tasks.tables.prepared import read_samples
@@ -27,7 +28,14 @@ from tasks.tables.prepared import read_samples
 if TYPE_CHECKING:
     from dual_anodiff.images import Background
 
-VERSION = 3
+GENERATE = Stage(
+    "generate",
+    version=3,
+    heavy=True,
+    resumable=True,
+    time_by=("pairs", "num_inference_steps"),
+    bytes_by=("pairs",),
+)
 # A pair depends on its own seed alone, not on the batch that it is drawn in.
 # Where the defects are to be counts where it is wished, a file of it by what is in it.
 NOT_IN_KEY = {"batch_size", "where", "start", "strength"}
@@ -40,21 +48,20 @@ def plan_generate(
     config: RunConfig,
     adapter: Artifact,
     *,
+    prepared: Artifact | None = None,
     first: int = 0,
     num_pairs: int | None = None,
     objects: Artifact | None = None,
     starts: ShotStarts | None = None,
-) -> Artifact:
+) -> Call:
     """Name the pairs number `first` and after; None: as many as the config says.
 
-    `objects`: masks of the objects in the normals, for an adapter with a background, else None. `starts`: None for
-    pairs that start from noise.
+    `prepared`: what the adapter was trained on, for its normals and shots. `objects`: masks of the objects in the
+    normals, for an adapter with a background, else None. `starts`: None for pairs that start from noise.
     """
     count = config.generate.num_pairs if num_pairs is None else num_pairs
-    return plan(
+    out = GENERATE.plan(
         config.store,
-        "generate",
-        VERSION,
         adapter.category,
         label=adapter.label + (f", from {first}" if first else ""),
         adapter=adapter,
@@ -65,6 +72,8 @@ def plan_generate(
         **({} if starts is None else starts_key(config, starts)),
         **(config.generate.model_dump(exclude=NOT_IN_KEY) | {"num_pairs": count}),
     )
+    inputs = {"adapter": adapter, "prepared": prepared, "objects": objects, "starts": starts}
+    return Call(GENERATE, generate, config, out, inputs)
 
 
 def _where_key(where: WhereConfig) -> dict[str, Any]:
@@ -81,7 +90,7 @@ def _where_key(where: WhereConfig) -> dict[str, Any]:
     return {"where": {"region": region, "size": where.size, "version": WHERE_VERSION}}
 
 
-@task(name="generate", **STAGE)
+@task(name="generate", **OPTIONS)
 def generate(
     out: Artifact,
     adapter: Artifact,
@@ -129,7 +138,7 @@ def generate(
             backgrounds=backgrounds,
         )
 
-    return run_stage(out, config, make, heavy=True, resumable=True)
+    return run_stage(GENERATE, out, config, make)
 
 
 def _asked(config: RunConfig, out: Artifact) -> GenerateConfig:

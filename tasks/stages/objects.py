@@ -18,8 +18,9 @@ from tasks.config import RunConfig
 from tasks.data.pictures import load_image, picture_files
 from tasks.data.sheets import GAP_PX, PAPER, fit, overlay
 from tasks.errors import DataError
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, folder_digest, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged, folder_digest
 from tasks.tables.object_masks import ObjectMasks, mask_name, normal_backgrounds
 from tasks.tables.prepared import read_samples
 from tasks.tables.symmetries import SYMMETRIES, symmetries_text
@@ -30,22 +31,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("anodiff")
 
 
-VERSION = 3
+OBJECTS = Stage("objects", version=3, sections=("objects", "finetune"))
 SHEET = "objects.png"
 COLUMNS, ON_SHEET, CELL_PX = 6, 12, 160
 
 
-def plan_objects(config: RunConfig, prepared: Artifact) -> Artifact:
+def plan_objects(config: RunConfig, prepared: Artifact) -> Call:
     """Name the category's object masks. Raises: DataError if the folder of given masks is missing."""
     given = _for_category(config.objects, prepared.category).masks
     if given is not None and not given.is_dir():
         raise DataError(
             f"objects.masks: {given} is no folder; correct the path, or leave it out to find the objects"
         )
-    return plan(
+    out = OBJECTS.plan(
         config.store,
-        "objects",
-        VERSION,
         prepared.category,
         samples=prepared,
         masks=None if given is None else folder_digest(given),
@@ -54,9 +53,10 @@ def plan_objects(config: RunConfig, prepared: Artifact) -> Artifact:
         seed=config.seed,
         **config.objects.model_dump(exclude={"masks"}),
     )
+    return Call(OBJECTS, objects, config, out, {"prepared": prepared})
 
 
-@task(name="objects", **STAGE)
+@task(name="objects", **OPTIONS)
 def objects(out: Artifact, prepared: Artifact, config: RunConfig) -> StageResult:
     """Tell object from background in one category's training pictures, or find that it has no background."""
 
@@ -66,7 +66,7 @@ def objects(out: Artifact, prepared: Artifact, config: RunConfig) -> StageResult
         build_objects(samples, named, staged.out, size_px=config.finetune.size_px, seed=config.seed)
         build_symmetries(samples, prepared.category, staged.out)
 
-    return run_stage(out, config, make, heavy=False)
+    return run_stage(OBJECTS, out, config, make)
 
 
 def build_objects(

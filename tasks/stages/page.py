@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ from prefect import task
 
 from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.config import RunConfig
-from tasks.errors import ArtifactError
 from tasks.report.html import render
 from tasks.report.pictures import Picture, within
 from tasks.report.tables import (
@@ -27,8 +26,10 @@ from tasks.report.tables import (
 from tasks.report.verdict import best_set
 from tasks.report.words import GENERATED, HEADLINE, METRICS, MODELS, TRAINING_SETS
 from tasks.runs.ended import Run, artifacts_of, prepared_of
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, fault, plan, publish, read_manifest, verified
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged, artifact_of, publish, read_manifest, verified
+from tasks.tables.fetch import fetch_all
 from tasks.tables.figures import ADVICE, DOSE, LIFT, QUALITY, SHEETS, STEPS
 from tasks.tables.figures import METRICS as METRICS_FILE
 from tasks.tables.pairs import read_pairs
@@ -40,23 +41,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anodiff")
 
-VERSION = 3
+DRAW_PAGE = Stage("page", version=3)
 PAGE, CURVES, PLACES, HEATS = "page.html", "curves.parquet", "places.parquet", "heats.parquet"
 # Together with text and figures a category stays below 1 MB, so that fifteen fit into 15 MB.
 SHEETS_BYTES, HEATS_BYTES = 480_000, 220_000
 MAP_MODELS = ("localize", "detect")
 
 
-def plan_page(config: RunConfig, reported: Artifact) -> Artifact:
+def plan_page(config: RunConfig, reported: Artifact) -> Call:
     """Name the page of one category: its report, which names all else that is shown."""
-    encoder = ENCODER
-    return plan(config.store, "page", VERSION, reported.category, report=reported, encoder=encoder)
+    out = DRAW_PAGE.plan(config.store, reported.category, report=reported, encoder=ENCODER)
+    return Call(DRAW_PAGE, page, config, out, {"reported": reported})
 
 
-@task(name="page", **STAGE)
+@task(name="page", **OPTIONS)
 def page(out: Artifact, reported: Artifact, config: RunConfig) -> StageResult:
     """Draw one category's part of the run's report page."""
-    return run_stage(out, config, lambda staged, _: build_page(reported, config, staged.out), heavy=False)
+    return run_stage(DRAW_PAGE, out, config, lambda staged, _: build_page(reported, config, staged.out))
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,10 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _named(store: Path, ref: str) -> Artifact:
-    """The artifact of this name, seen to be whole."""
-    stage, category, digest = ref.split("/")
-    found = Artifact(store, stage, category, digest, ref, inputs={})
-    if not verified(found):
-        raise ArtifactError(f"{fault(found)}; the same `anodiff run` makes it again")
-    return Artifact(store, stage, category, digest, ref, read_manifest(found)["inputs"])
+    """The artifact of this name, seen to be here and whole, as are those whose files its table names."""
+    found = artifact_of(store, ref, label=ref)
+    fetch_all(found)
+    return replace(found, inputs=read_manifest(found)["inputs"])
 
 
 def build_page(reported: Artifact, config: RunConfig, out: Path) -> None:
@@ -319,7 +318,7 @@ def make_pages(run: Run) -> dict[str, Artifact]:
             continue
         category = each.label.split("/")[0]
         (reported,) = artifacts_of(run, "report", category).values()
-        out = plan_page(run.config, reported)
+        out = plan_page(run.config, reported).out
         if not verified(out):
             prepared_of(run, category)  # that its pictures are there, and those that were split
             log.info("%-9s %s: starts", out.stage, out.label)

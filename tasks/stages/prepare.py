@@ -11,28 +11,30 @@ from tasks.data.samples import find_categories, read_dataset
 from tasks.data.shots import read_names
 from tasks.data.split import check_and_split, write_split
 from tasks.errors import DataError
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.prepared import SPLIT, data_digest
 
-VERSION = 2
+PREPARE = Stage("prepare", version=2)
 
 log = logging.getLogger("anodiff")
 
 
-def plan_prepare(config: RunConfig, category: str) -> Artifact:
+def plan_prepare(config: RunConfig, category: str) -> Call:
     """Name the split of one category, by the content of its pictures and masks."""
     folder = find_categories(config.data)[category]
     split = config.split.model_dump(exclude=None if config.split.naive else {"naive"})
     if isinstance(config.split.shots, Path):  # what it says counts, not where it lies
         split["shots"] = read_names(config.split.shots)
-    return plan(config.store, "prepare", VERSION, category, data=data_digest(folder), split=split)
+    out = PREPARE.plan(config.store, category, data=data_digest(folder), split=split)
+    return Call(PREPARE, prepare, config, out, {})
 
 
-@task(name="prepare", **STAGE)
+@task(name="prepare", **OPTIONS)
 def prepare(out: Artifact, config: RunConfig) -> StageResult:
     """Check and split one category; bad data is refused here, before anything is trained."""
-    return run_stage(out, config, lambda staged, _: build_prepare(config, out.category, staged), heavy=False)
+    return run_stage(PREPARE, out, config, lambda staged, _: build_prepare(config, out.category, staged))
 
 
 def build_prepare(config: RunConfig, category: str, staged: Staged) -> None:

@@ -12,8 +12,9 @@ from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.config import RunConfig
 from tasks.data.sheets import SheetRow, draw_sheet
 from tasks.errors import ConfigError, DataError
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, file_digest, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged, file_digest
 from tasks.tables.figures import FIGURES, NEIGHBOURS
 from tasks.tables.known_side import known_side, side_px
 from tasks.tables.pairs import as_seen, read_pairs
@@ -22,23 +23,21 @@ from tasks.tables.prepared import read_samples
 if TYPE_CHECKING:
     pass
 
-VERSION = 4
+QUALITY = Stage("quality", version=4, time_by=("pairs",), sections=("quality", "finetune"))
 SHEET = "neighbours.png"
 SHEET_ROWS, SHEET_PX = 8, 160
 WEIGHTS = ("inception_weights", "lpips_weights")
 LPIPS_NET = QualityConfig.model_fields["lpips_net"].default
 
 
-def plan_quality(config: RunConfig, prepared: Artifact, generated: Artifact, defect: str) -> Artifact:
+def plan_quality(config: RunConfig, prepared: Artifact, generated: Artifact, defect: str) -> Call:
     """Name the figures of one defect type's pairs. Raises: ConfigError if weights are asked for that are not there."""
     given = {name: getattr(config.quality, name) for name in WEIGHTS}
     for name, path in given.items():
         if path is not None and not path.is_file():
             raise ConfigError(f"quality.{name}: no file {path}; correct the path, or leave it empty")
-    return plan(
+    out = QUALITY.plan(
         config.store,
-        "quality",
-        VERSION,
         prepared.category,
         label=generated.label,
         defect=defect,
@@ -53,9 +52,11 @@ def plan_quality(config: RunConfig, prepared: Artifact, generated: Artifact, def
         lpips_net=config.quality.lpips_net if config.quality.lpips_weights else LPIPS_NET,
         **{name: None if path is None else file_digest(path) for name, path in given.items()},
     )
+    inputs = {"prepared": prepared, "generated": generated, "defect": defect}
+    return Call(QUALITY, quality, config, out, inputs)
 
 
-@task(name="quality", **STAGE)
+@task(name="quality", **OPTIONS)
 def quality(
     out: Artifact,
     prepared: Artifact,
@@ -69,7 +70,7 @@ def quality(
         samples = read_samples(prepared, config.data)
         build_quality(samples, read_pairs({defect: generated}), config, staged.out)
 
-    return run_stage(out, config, make, heavy=False)
+    return run_stage(QUALITY, out, config, make)
 
 
 def build_quality(samples: pd.DataFrame, pairs: pd.DataFrame, config: RunConfig, out: Path) -> None:

@@ -10,9 +10,10 @@ from prefect import task
 
 from tasks.config import ReportConfig, RunConfig
 from tasks.data.sheets import SheetRow, draw_sheet
-from tasks.runtime.stage import STAGE, StageResult, run_stage
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
 from tasks.stages.doses import dose_curves, short_of_pairs
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.chosen_steps import steps_table
 from tasks.tables.figures import (
     ADVICE,
@@ -33,7 +34,7 @@ from tasks.tables.training_rows import Dosed, Trained, of_defects, reasons_text
 
 log = logging.getLogger("anodiff")
 
-VERSION = 6
+REPORT = Stage("report", version=6)
 
 
 def plan_report(
@@ -44,7 +45,7 @@ def plan_report(
     trained: Sequence[Trained],
     dosed: Sequence[Dosed] = (),
     choices: Mapping[str, Artifact] | None = None,
-) -> Artifact:
+) -> Call:
     """Name the report of one category, made of the stages that succeeded.
 
     `choices`: of the number of steps, by model and training set ("localize/real").
@@ -57,10 +58,8 @@ def plan_report(
     extra: dict[str, Any] = ({"doses": doses} if doses else {}) | (
         {"steps": dict(choices)} if choices else {}
     )
-    return plan(
+    out = REPORT.plan(
         config.store,
-        "report",
-        VERSION,
         prepared.category,
         samples=prepared,
         pairs=dict(generated),
@@ -69,9 +68,18 @@ def plan_report(
         report=config.report,
         **extra,
     )
+    inputs = {
+        "prepared": prepared,
+        "generated": dict(generated),
+        "measured": dict(measured),
+        "trained": list(trained),
+        "dosed": list(dosed),
+        "choices": dict(choices or {}),
+    }
+    return Call(REPORT, report, config, out, inputs)
 
 
-@task(name="report", **STAGE)
+@task(name="report", **OPTIONS)
 def report(
     out: Artifact,
     prepared: Artifact,
@@ -99,7 +107,7 @@ def report(
         told.to_parquet(staged.out / PAIRS, index=False)
         read_quality(measured).to_parquet(staged.out / QUALITY, index=False)
 
-    return run_stage(out, config, make, heavy=False)
+    return run_stage(REPORT, out, config, make)
 
 
 def build_figures(category: str, trained: Sequence[Trained], config: ReportConfig, out: Path) -> None:

@@ -20,13 +20,14 @@ from tasks.config import RunConfig
 from tasks.data.pictures import load_mask
 from tasks.errors import ArtifactError
 from tasks.review.decisions import Decision, drawn_by, mask_path, picture_hashes, read_decisions
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import DIGEST_LENGTH, Artifact, Staged, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import DIGEST_LENGTH, Artifact, Staged
 from tasks.tables.pairs import PAIRS, PATHS, THRESHOLDS
 
 log = logging.getLogger("anodiff")
 
-VERSION = 1
+REVIEW = Stage("review", version=1)
 REJECTED = "rejected in review"
 
 Decided = Mapping[str, Decision]  # by DIGEST/INDEX: the artifact that drew a pair, its index there
@@ -81,25 +82,24 @@ def pair_name(image: str) -> str:
     return f"{digest}/{index}"
 
 
-def plan_review(config: RunConfig, curated: Artifact, decided: Decided) -> Artifact:
+def plan_review(config: RunConfig, curated: Artifact, decided: Decided) -> Call:
     """Name a defect type's pairs as they are after review; read like the curated ones."""
-    told = {name: [each.verdict, painted(each)] for name, each in sorted(decided.items())}
-    return plan(
+    verdicts = {name: [each.verdict, painted(each)] for name, each in sorted(decided.items())}
+    out = REVIEW.plan(
         config.store,
-        "review",
-        VERSION,
         curated.category,
         label=curated.label,
         pairs=curated,
-        decisions=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:DIGEST_LENGTH],
+        decisions=hashlib.sha256(json.dumps(verdicts).encode()).hexdigest()[:DIGEST_LENGTH],
         # For people: `anodiff plan` says what of an input changed.
         accepted=sum(each.verdict == "accepted" for each in decided.values()),
         rejected=sum(each.verdict == "rejected" for each in decided.values()),
         masks=sum(painted(each) is not None for each in decided.values()),
     )
+    return Call(REVIEW, review, config, out, {"curated": curated, "decided": dict(decided)})
 
 
-@task(name="review", **STAGE)
+@task(name="review", **OPTIONS)
 def review(out: Artifact, curated: Artifact, decided: dict[str, Decision], config: RunConfig) -> StageResult:
     """Put people's decisions in place of curation's."""
 
@@ -111,7 +111,7 @@ def review(out: Artifact, curated: Artifact, decided: dict[str, Decision], confi
         }
         build_review(curated.path, decided, masks, staged.out, home=out.path)
 
-    return run_stage(out, config, make, heavy=False)
+    return run_stage(REVIEW, out, config, make)
 
 
 def build_review(

@@ -8,13 +8,20 @@ from prefect import task
 from dual_anodiff.image_encoder import SHA256 as ENCODER
 from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, chosen_shots
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.known_side import known_side, side_px
 from tasks.tables.object_masks import normal_backgrounds, read_object_masks
 from tasks.tables.prepared import read_samples
 
-VERSION = 2
+SEARCH = Stage(
+    "search",
+    version=2,
+    heavy=True,
+    time_by=("search.num_pairs", "search.rounds"),
+    sections=("generate", "quality"),
+)
 # As in generate; each candidate sets how many pairs are drawn.
 NOT_IN_KEY = {"batch_size", "where", "start", "strength", "num_pairs"}
 CANDIDATES, CHOSEN = "candidates.parquet", "chosen.json"
@@ -29,12 +36,10 @@ def plan_search(
     defect: str,
     choice: ShotChoice | None = None,
     objects: Artifact | None = None,
-) -> Artifact:
+) -> Call:
     """Name the settings found for one defect type's adapter."""
-    return plan(
+    out = SEARCH.plan(
         config.store,
-        "search",
-        VERSION,
         adapter.category,
         label=adapter.label,
         defect=defect,
@@ -48,9 +53,17 @@ def plan_search(
         **choice_key(choice),
         **config.generate.model_dump(exclude=NOT_IN_KEY),
     )
+    inputs = {
+        "prepared": prepared,
+        "adapter": adapter,
+        "defect": defect,
+        "choice": choice,
+        "objects": objects,
+    }
+    return Call(SEARCH, search, config, out, inputs)
 
 
-@task(name="search", **STAGE)
+@task(name="search", **OPTIONS)
 def search(
     out: Artifact,
     prepared: Artifact,
@@ -85,7 +98,7 @@ def search(
         (best,) = json.loads(table.loc[table["chosen"], list(SETTINGS)].to_json(orient="records"))
         (staged.out / CHOSEN).write_text(json.dumps(best, indent=1) + "\n")
 
-    return run_stage(out, config, make, heavy=True)
+    return run_stage(SEARCH, out, config, make)
 
 
 def tuned(config: RunConfig, found: Artifact) -> RunConfig:

@@ -6,13 +6,16 @@ from prefect import task
 
 from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, choice_label, chosen_shots
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.baselines import BaselineName
 from tasks.tables.object_masks import object_masks_in
 from tasks.tables.prepared import read_samples
 
-VERSION = 2
+SYNTHESIZE = Stage(
+    "synthesize", version=2, time_by=("pairs",), bytes_by=("pairs",), sections=("generate", "finetune")
+)
 
 
 def plan_synthesize(
@@ -22,16 +25,15 @@ def plan_synthesize(
     defects: Sequence[str],
     objects: Artifact | None = None,
     choice: ShotChoice | None = None,
-) -> Artifact:
+) -> Call:
     """Name a baseline's pairs for these defect types.
 
     `objects`: the masks of the parts, for defects to lie on. `choice`: of the split's shots, where not all are pasted.
     """
-    read = choice if name == "copy-paste" else None  # Perlin's are made without shots
-    return plan(
+    pastes = name == "copy-paste"
+    read = choice if pastes else None  # Perlin's are made without shots
+    out = SYNTHESIZE.plan(
         config.store,
-        "synthesize",
-        VERSION,
         prepared.category,
         label=f"{prepared.category}/{name}{choice_label(read)}",
         source=name,
@@ -39,12 +41,15 @@ def plan_synthesize(
         defects=sorted(defects),
         num_pairs=config.generate.num_pairs * len(defects),
         seed=config.seed,
-        **({"objects": objects} if name == "copy-paste" else {"size_px": config.finetune.size_px}),
+        **({"objects": objects} if pastes else {"size_px": config.finetune.size_px}),
         **choice_key(read),
     )
+    inputs = {"prepared": prepared, "name": name, "defects": list(defects), "objects": objects if pastes else None,
+              "choice": read}  # fmt: skip
+    return Call(SYNTHESIZE, synthesize, config, out, inputs)
 
 
-@task(name="synthesize", **STAGE)
+@task(name="synthesize", **OPTIONS)
 def synthesize(
     out: Artifact,
     prepared: Artifact,
@@ -70,4 +75,4 @@ def synthesize(
             case "perlin":
                 perlin_pairs(samples, staged.out, count, size_px=config.finetune.size_px, seed=config.seed)
 
-    return run_stage(out, config, make, heavy=False)
+    return run_stage(SYNTHESIZE, out, config, make)

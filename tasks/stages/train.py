@@ -15,19 +15,25 @@ from downstream.config import ClassifyConfig, DetectConfig, LocalizeConfig
 from downstream.training_sets import TrainingSet, TrainingSetName
 from tasks.config import ModelName, RunConfig
 from tasks.data.split import choice_key, choice_label
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.chosen_steps import read_steps, with_steps
 from tasks.tables.figures import ORACLE
 from tasks.tables.symmetries import with_symmetries
-from tasks.tables.training_rows import Pictures, baseline_in, model_settings, rows_of
+from tasks.tables.training_rows import Pictures, baseline_in, model_settings, pictures_read, rows_of
 from tasks.tables.weights import encoder_of
 
 if TYPE_CHECKING:
     from downstream.figures.class_predictions import ClassPredictions
     from downstream.figures.predictions import Predictions
 
-VERSIONS: dict[ModelName, int] = {"localize": 3, "classify": 2, "detect": 2}
+TIME_BY = ("train_steps", "batch_size", "size_px", "size_px")
+STAGES: dict[str, Stage] = {
+    "localize": Stage("localize", version=3, heavy=True, time_by=TIME_BY),
+    "classify": Stage("classify", version=2, heavy=True, time_by=TIME_BY),
+    "detect": Stage("detect", version=2, heavy=True, time_by=TIME_BY),
+}
 
 P = TypeVar("P", "Predictions", "ClassPredictions")
 
@@ -39,7 +45,7 @@ def plan_model(
     name: str,
     seed: int,
     steps: Artifact | None = None,
-) -> Artifact:
+) -> Call:
     """Name the model of one training set and seed; `steps` chose how many it takes, where that is `auto`.
 
     Raises: ConfigError if its encoder is not there.
@@ -54,10 +60,8 @@ def plan_model(
     if config.compare.oracle and model != "detect":
         only_if["oracle"] = True
     # Every training set is validated on held-back pairs, so all depend on them, `real` too.
-    return plan(
+    out = STAGES[model].plan(
         config.store,
-        model,
-        VERSIONS[model],
         pictures.prepared.category,
         label=f"{pictures.prepared.category}/{name}{dose}/seed {seed}",
         training_set=name,
@@ -70,6 +74,9 @@ def plan_model(
         **only_if,
         **model_settings(config, model, pictures.objects),
     )
+    read = pictures_read(config, model, pictures, name)
+    inputs = {"pictures": read, "training_set_name": name, "seed": seed, "steps": steps}
+    return Call(STAGES[model], TRAIN[model], config, out, inputs)
 
 
 def _train(
@@ -81,13 +88,12 @@ def _train(
     steps: Artifact | None = None,
 ) -> StageResult:
     """Train and test the model that `out` is named after."""
-    if steps is not None:
-        config = with_steps(config, out.stage, read_steps(steps).chosen)
 
     def make(staged: Staged, device: str) -> None:
         rows, test = rows_of(pictures, training_set_name, config)
         oracle = config.compare.oracle
-        settled = with_symmetries(config, pictures.objects)
+        settled = config if steps is None else with_steps(config, out.stage, read_steps(steps).chosen)
+        settled = with_symmetries(settled, pictures.objects)
         match out.stage:
             case "localize":
                 build_localize(
@@ -99,15 +105,13 @@ def _train(
                     rows, test, defects, settled.classify, staged.out, device=device, seed=seed, oracle=oracle
                 )
             case "detect":
-                build_detect(rows, test, config.detect, staged.out, device=device, seed=seed)
+                build_detect(rows, test, settled.detect, staged.out, device=device, seed=seed)
 
-    return run_stage(out, config, make, heavy=True)
+    return run_stage(STAGES[out.stage], out, config, make)
 
 
 # One body, a task of its own for each model: they are told apart in Prefect's UI and in keys.
-TRAIN: dict[ModelName, Task[Any, StageResult]] = {
-    model: task(name=model, **STAGE)(_train) for model in VERSIONS
-}
+TRAIN: dict[str, Task[Any, StageResult]] = {model: task(name=model, **OPTIONS)(_train) for model in STAGES}
 
 
 def build_localize(

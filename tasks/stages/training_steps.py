@@ -18,8 +18,9 @@ from downstream.training_curve import Curve, best_steps, steps_to_try
 from downstream.training_sets import TrainingSet, TrainingSetName
 from tasks.config import ModelName, RunConfig
 from tasks.data.split import choice_key
-from tasks.runtime.stage import STAGE, StageResult, run_stage
-from tasks.store.artifacts import Artifact, Staged, plan
+from tasks.runtime.call import Call, Stage, StageResult
+from tasks.runtime.stage import OPTIONS, run_stage
+from tasks.store.artifacts import Artifact, Staged
 from tasks.tables.chosen_steps import (
     CHOSEN,
     CURVE,
@@ -27,17 +28,21 @@ from tasks.tables.chosen_steps import (
     with_steps,
 )
 from tasks.tables.symmetries import with_symmetries
-from tasks.tables.training_rows import Pictures, baseline_in, model_settings, rows_of_fold
+from tasks.tables.training_rows import Pictures, baseline_in, model_settings, pictures_read, rows_of_fold
 from tasks.tables.weights import encoder_of
 
 log = logging.getLogger("anodiff")
 
-VERSION = 2
+TRAINING_STEPS = Stage(
+    "training_steps",
+    version=2,
+    heavy=True,
+    time_by=("folds", "train_steps", "batch_size", "size_px", "size_px"),
+    sections=("compare",),
+)
 
 
-def plan_training_steps(
-    config: RunConfig, model: ModelName, folds: Sequence[Pictures], name: str
-) -> Artifact:
+def plan_training_steps(config: RunConfig, model: ModelName, folds: Sequence[Pictures], name: str) -> Call:
     """Name the choice of steps. `folds`: the category's pictures as each fold leaves them."""
     full = folds[0]
     read = [
@@ -48,10 +53,8 @@ def plan_training_steps(
         }
         for fold in folds
     ]
-    return plan(
+    out = TRAINING_STEPS.plan(
         config.store,
-        "training_steps",
-        VERSION,
         full.prepared.category,
         label=f"{full.prepared.category}/{model} on {name}",
         kind=model,
@@ -64,9 +67,17 @@ def plan_training_steps(
         folds=read,
         **model_settings(config, model, full.objects),
     )
+    inputs = {
+        "folds": [pictures_read(config, model, fold, name) for fold in folds],
+        "model": model,
+        "training_set_name": name,
+    }
+    # Of pairs that are not trained on only the defect types are read: shots of these are held out.
+    beside_key = () if "generated" in name else ("folds",)
+    return Call(TRAINING_STEPS, training_steps, config, out, inputs, beside_key)
 
 
-@task(name="training_steps", **STAGE)
+@task(name="training_steps", **OPTIONS)
 def training_steps(
     out: Artifact,
     folds: list[Pictures],
@@ -89,7 +100,7 @@ def training_steps(
         found = read_folder(staged.out)
         log.info("%s: %d steps (%s)", out.label, found.chosen, found.why)
 
-    return run_stage(out, config, make, heavy=True)
+    return run_stage(TRAINING_STEPS, out, config, make)
 
 
 def build_training_steps(

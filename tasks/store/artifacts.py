@@ -140,6 +140,30 @@ def plain(value: object) -> Any:
             raise TypeError(f"{value!r}: a {type(value).__name__} cannot be part of a key")
 
 
+def artifact_of(store: Path, ref: str, *, label: str = "") -> Artifact:
+    """The artifact of this name; what it was made of stands in its manifest."""
+    stage, category, digest = ref.split("/")
+    return Artifact(store, stage, category, digest, label or category, inputs={})
+
+
+def require(artifact: Artifact) -> None:
+    """See that an artifact is on this machine and whole; fetch it, if it lies elsewhere.
+
+    Raises: ArtifactError if it is gone or damaged, StoreUnreachableError if it may lie elsewhere and that does not answer.
+    """
+    if verified(artifact):
+        return
+    remote = remote_of(artifact.store)
+    if remote is not None:
+        # Another process may be fetching it at this moment.
+        with FileLock(f"{artifact.staging}.lock"):
+            if fault(artifact) is None or fetch(artifact, remote):
+                return
+    raise ArtifactError(
+        f"{artifact.stage} {artifact.label}: {fault(artifact)}; the same `anodiff run` makes it again"
+    )
+
+
 def verified(artifact: Artifact) -> bool:
     """Whether the artifact is there, whole, and holds the bytes that its manifest says; fetched, if it lies elsewhere.
 

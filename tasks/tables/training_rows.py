@@ -101,6 +101,16 @@ def baseline_in(pictures: Pictures, name: str) -> Artifact | None:
     return None if baseline is None else pictures.baselines.get(baseline)
 
 
+def pictures_read(config: RunConfig, model: ModelName, pictures: Pictures, name: str) -> Pictures:
+    """What a model on one training set reads of a category's pictures, and no more: what its key knows."""
+    baseline, asks = baseline_of(name), model != "detect" and getattr(config, model).augment.asks_normals
+    return replace(
+        pictures,
+        baselines={each: made for each, made in pictures.baselines.items() if each == baseline},
+        objects=pictures.objects if asks else None,
+    )
+
+
 def holds_out(config: RunConfig, pictures: Pictures) -> bool:
     """Whether the fold in `pictures.choice` holds out any shot; with one part a type there is none to spare."""
     return not _held_out(config, pictures).empty

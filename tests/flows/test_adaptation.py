@@ -36,24 +36,26 @@ def test_all_defects_share_one_adaptation_to_the_normals(config: RunConfig) -> N
 
     # Without it, adapters are other ones; settings of the normals then count for nothing.
     off = on.model_copy(update={"finetune": on.finetune.model_copy(update={"adapt_to_normals": False})})
-    prepared = plan_prepare(off, "bolt")
+    prepared = plan_prepare(off, "bolt").out
     assert plan_adapt(off, prepared) is None
+    adapting_on = plan_adapt(on, prepared)
+    assert adapting_on is not None
     assert (
-        plan_finetune(off, prepared, "dent").ref
-        != plan_finetune(on, prepared, "dent", plan_adapt(on, prepared)).ref
+        plan_finetune(off, prepared, "dent").out.ref
+        != plan_finetune(on, prepared, "dent", adapting_on.out).out.ref
     )
-    assert plan_finetune(off, prepared, "dent").ref == plan_finetune(config, prepared, "dent").ref
+    assert plan_finetune(off, prepared, "dent").out.ref == plan_finetune(config, prepared, "dent").out.ref
 
 
 def test_what_shapes_the_adaptation_is_in_its_key(config: RunConfig) -> None:
     on = adapting(config)
-    prepared = plan_prepare(on, "bolt")
+    prepared = plan_prepare(on, "bolt").out
 
     def key(**changed: object) -> str:
         finetune = on.finetune.model_copy(update=changed)
         planned = plan_adapt(on.model_copy(update={"finetune": finetune}), prepared)
         assert planned is not None
-        return planned.ref
+        return planned.out.ref
 
     more = on.finetune.normals.model_copy(update={"train_steps": 3})
     changes: list[dict[str, object]] = [
@@ -66,9 +68,9 @@ def test_what_shapes_the_adaptation_is_in_its_key(config: RunConfig) -> None:
 
 def test_a_failed_adaptation_leaves_out_its_category_alone(config: RunConfig) -> None:
     both = adapting(config).model_copy(update={"categories": ("bolt", "nut")})
-    planned = plan_adapt(both, plan_prepare(both, "bolt"))
+    planned = plan_adapt(both, plan_prepare(both, "bolt").out)
     assert planned is not None
-    block(planned)
+    block(planned.out)
     summary = run(both)
     assert only(summary, "failed") == {"adapt bolt"}
     assert only(summary, "skipped") == {

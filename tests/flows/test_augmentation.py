@@ -105,8 +105,10 @@ def test_a_failing_defect_and_category_leave_the_others_alone(
     config: RunConfig, yaml_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = config.model_copy(update={"categories": ("bolt", "nut")})
-    in_the_way = [block(plan_finetune(both, plan_prepare(both, "bolt"), "dent"))]
-    in_the_way += [block(plan_finetune(both, plan_prepare(both, "nut"), d)) for d in ("dent", "stain")]
+    in_the_way = [block(plan_finetune(both, plan_prepare(both, "bolt").out, "dent").out)]
+    in_the_way += [
+        block(plan_finetune(both, plan_prepare(both, "nut").out, d).out) for d in ("dent", "stain")
+    ]
     arguments = ["run", "--config", str(yaml_file), "--categories", "bolt,nut", "--store", str(config.store)]
     monkeypatch.setattr("sys.argv", ["anodiff", *arguments])
     result = CliRunner().invoke(app, arguments)
@@ -195,11 +197,11 @@ def test_a_config_is_a_form_that_prefect_can_show() -> None:
 
 
 def test_a_key_is_of_content_not_of_place(config: RunConfig, tmp_path: Path) -> None:
-    here = plan_prepare(config, "bolt")
+    here = plan_prepare(config, "bolt").out
     shutil.copytree(config.data / "bolt", tmp_path / "elsewhere" / "bolt")
-    there = plan_prepare(config.model_copy(update={"data": tmp_path / "elsewhere" / "bolt"}), "bolt")
+    there = plan_prepare(config.model_copy(update={"data": tmp_path / "elsewhere" / "bolt"}), "bolt").out
     assert here.ref == there.ref
     assert plan(config.store, "prepare", 1, "bolt").ref != here.ref
     (tmp_path / "elsewhere/bolt/test/dent/000.png").write_bytes(b"another")
-    changed = plan_prepare(load_config("demo", data=tmp_path / "elsewhere"), "bolt")
+    changed = plan_prepare(load_config("demo", data=tmp_path / "elsewhere"), "bolt").out
     assert changed.ref != here.ref

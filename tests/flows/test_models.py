@@ -78,7 +78,7 @@ def check_oracle(config: RunConfig, summary: RunSummary) -> None:
 
 def test_figures_of_the_naive_split_say_that_they_do_not_count(config: RunConfig) -> None:
     naive = config.model_copy(update={"split": config.split.model_copy(update={"naive": True})})
-    assert plan_prepare(naive, "bolt").ref != plan_prepare(config, "bolt").ref
+    assert plan_prepare(naive, "bolt").out.ref != plan_prepare(config, "bolt").out.ref
     summary = RunSummary("r", Path(), "completed", (), naive_metrics(), pd.DataFrame(), (), naive=True)
     assert "these figures do not count" in str(figures_table(summary, "localize").caption)
     honest = RunSummary("r", Path(), "completed", (), naive_metrics(), pd.DataFrame(), ())

@@ -28,7 +28,7 @@ def config(yaml_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConf
 @pytest.fixture(scope="module")
 def failed(config: RunConfig) -> Run:
     """One defect type of the second category failed."""
-    in_the_way = block(plan_finetune(config, plan_prepare(config, "nut"), "dent", None))
+    in_the_way = block(plan_finetune(config, plan_prepare(config, "nut").out, "dent", None).out)
     summary = run(config)
     in_the_way.unlink()
     assert only(summary, "failed") == {"finetune nut/dent"}
@@ -170,5 +170,5 @@ def test_what_cannot_be_run_again_is_refused(
 
 
 def test_a_stage_in_another_process_knows_that_it_is_to_be_made_again(config: RunConfig) -> None:
-    out = replace(plan_prepare(config, "bolt"), since="2026-01-01T00:00:00+00:00")
+    out = replace(plan_prepare(config, "bolt").out, since="2026-01-01T00:00:00+00:00")
     assert loads(dumps(out)).since == out.since

@@ -12,14 +12,16 @@ from flows import augmentation
 from flows.category import CategoryOutcome
 from tasks.config import RunConfig
 from tasks.errors import DataError
+from tasks.runtime.call import Call, Stage, StageResult
 from tasks.runtime.retries import halved, out_of_memory
-from tasks.runtime.stage import STAGE, StageOutcome, StageResult, run, run_stage
-from tasks.store.artifacts import Artifact, plan, verified
+from tasks.runtime.stage import OPTIONS, StageOutcome, run, run_stage
+from tasks.store.artifacts import Artifact, verified
 
+TRIAL = Stage("trial", version=1, heavy=True)
 FULL = 2**20  # a batch that no machine holds, of GiB
 
 
-@task(name="trial", **(STAGE | {"retry_delay_seconds": [0.0]}))
+@task(name="trial", **(OPTIONS | {"retry_delay_seconds": [0.0]}))
 def trial(out: Artifact, config: RunConfig, way: str, notes: str) -> StageResult:
     """A stage of the tests' own; `notes` is a file that counts its tries."""
 
@@ -36,12 +38,12 @@ def trial(out: Artifact, config: RunConfig, way: str, notes: str) -> StageResult
             raise DataError("bolt: no picture")
         (staged.out / "there").write_text("yes")  # type: ignore[attr-defined]
 
-    return run_stage(out, config, make, heavy=True)
+    return run_stage(TRIAL, out, config, make)
 
 
 @flow
 def trying(out: Artifact, config: RunConfig, way: str, notes: str) -> StageOutcome:
-    return run(trial, out, config, way=way, notes=notes).outcome
+    return run(Call(TRIAL, trial, config, out, {"way": way, "notes": notes}, beside_key=("notes",))).outcome
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def trying(out: Artifact, config: RunConfig, way: str, notes: str) -> StageOutco
 def test_a_full_memory_halves_the_batch_a_network_is_tried_again_bad_input_is_not(
     way: str, tries: list[int], status: str, config: RunConfig, tmp_path: Path
 ) -> None:
-    out = plan(config.store, "trial", 1, "bolt", way=way)
+    out = TRIAL.plan(config.store, "bolt", way=way)
     found = trying(out, config, way, str(tmp_path / "notes"))
     assert found.status == status
     assert [int(each) for each in (tmp_path / "notes").read_text().split()] == tries
@@ -73,14 +75,14 @@ def test_torch_says_when_the_memory_is_full() -> None:
 
 def test_a_stage_that_takes_too_long_fails_and_is_not_tried_again(config: RunConfig, tmp_path: Path) -> None:
     slow = config.model_copy(update={"stage_timeout_s": 0.5})
-    out = plan(config.store, "trial", 1, "bolt", way="slow")
+    out = TRIAL.plan(config.store, "bolt", way="slow")
     found = waiting(out, slow, str(tmp_path / "notes"))
     assert found.status == "failed"
     assert "timed out" in str(found.error).lower()
     assert (tmp_path / "notes").read_text() == "x"
 
 
-@task(name="trial", **STAGE)
+@task(name="trial", **OPTIONS)
 def waits(out: Artifact, config: RunConfig, notes: str) -> StageResult:
     """Longer than allowed."""
     import time
@@ -94,7 +96,7 @@ def waits(out: Artifact, config: RunConfig, notes: str) -> StageResult:
 
 @flow
 def waiting(out: Artifact, config: RunConfig, notes: str) -> StageOutcome:
-    return run(waits, out, config, notes=notes).outcome
+    return run(Call(TRIAL, waits, config, out, {"notes": notes}, beside_key=("notes",))).outcome
 
 
 def test_a_category_whose_outcome_the_server_lost_is_asked_once_more_and_then_fails(

@@ -32,7 +32,7 @@ def test_a_run_is_the_same_whoever_runs_its_stages(
     runner: str, expected: RunSummary, config: RunConfig
 ) -> None:
     config = config.model_copy(update={"runner": runner, "workers": 2})
-    adapter = plan_finetune(config, plan_prepare(config, "bolt"), "dent", None)
+    adapter = plan_finetune(config, plan_prepare(config, "bolt").out, "dent", None).out
     in_the_way = block(adapter)
     broken = run(config)
     assert only(broken, "failed") == {"finetune bolt/dent"}

@@ -84,7 +84,7 @@ def drawn_report(
     config: RunConfig, category: str, strength: dict[str, float] | None = None
 ) -> tuple[Artifact, list[StageOutcome]]:
     """A category's report by the real stage, and the outcomes of all that it is of."""
-    prepared = plan_prepare(config, category)
+    prepared = plan_prepare(config, category).out
     publish(prepared, lambda staged: build_prepare(config, category, staged), device="cpu")
     samples = read_samples(prepared, config.data)
     generated, measured = {}, {}
@@ -96,7 +96,7 @@ def drawn_report(
         publish(figures, lambda staged, of=defect: drawn_quality(staged, category, of), device="cpu")  # type: ignore[misc]
         generated[defect], measured[defect] = pairs, figures
     trained = drawn_models(config, category, samples, strength or STRENGTH)
-    out = plan_report(config, prepared, generated, measured, trained)
+    out = plan_report(config, prepared, generated, measured, trained).out
     report.fn(out, prepared, generated, measured, trained, [], config)
     made = [prepared, *generated.values(), *measured.values(), *(each.artifact for each in trained), out]
     return out, [StageOutcome(each.stage, each.label, each.ref, "ran", 1.0) for each in made]

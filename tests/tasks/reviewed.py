@@ -35,7 +35,7 @@ def run_config(folder: Path, store: Path | None = None) -> RunConfig:
 
 
 def prepared(config: RunConfig) -> Artifact:
-    artifact = plan_prepare(config, "bolt")
+    artifact = plan_prepare(config, "bolt").out
     publish(artifact, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     return artifact
 
@@ -69,7 +69,7 @@ def drawn(config: RunConfig, first: int, areas: Sequence[int], seed: int = 0) ->
 
 def judged(config: RunConfig, prepared: Artifact, draws: list[Artifact]) -> Artifact:
     """The pairs of these draws, curated."""
-    out = plan_curate(config, prepared, draws, "dent")
+    out = plan_curate(config, prepared, draws, "dent").out
     curate.fn(out, prepared, draws, "dent", config)
     return out
 

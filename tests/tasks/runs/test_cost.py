@@ -11,7 +11,13 @@ from tasks.config import RunConfig, load_config
 from tasks.errors import AnodiffError
 from tasks.report.run_folder import write_run
 from tasks.runs.cost import Forecast, Plan, forecast
+from tasks.runtime.call import Call
 from tasks.runtime.stage import StageOutcome
+from tasks.stages.curate import CURATE
+from tasks.stages.finetune import FINETUNE
+from tasks.stages.generate import GENERATE
+from tasks.stages.prepare import PREPARE, prepare
+from tasks.stages.train import STAGES
 from tasks.store.artifacts import MANIFEST, Artifact, plan, publish
 
 GPU, CPU = "cuda (NVIDIA H100)", "cpu (1000 cores)"
@@ -56,7 +62,9 @@ def foretold(
     config: RunConfig, planned: list[Artifact], since: str | None = None
 ) -> tuple[Plan, dict[str, Forecast]]:
     missing = {each.ref for each in planned if not each.path.exists()}
-    found = forecast(config, planned, missing, since)
+    declared = {each.name: each for each in (PREPARE, FINETUNE, GENERATE, CURATE, *STAGES.values())}
+    calls = [Call(declared[each.stage], prepare, config, each, {}) for each in planned]
+    found = forecast(config, calls, missing, since)
     return found, {each.out.stage: each for each in found.stages}
 
 

@@ -39,7 +39,7 @@ def write_x(path: Path) -> None:
 
 
 def prepared(config: RunConfig) -> Artifact:
-    artifact = plan_prepare(config, "bolt")
+    artifact = plan_prepare(config, "bolt").out
     publish(artifact, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     return artifact
 

@@ -202,11 +202,11 @@ def test_shots_larger_than_the_crops_are_left_out_by_name(
 
 def made_by_hand(config: RunConfig) -> tuple[Artifact, Artifact, Artifact]:
     """prepare, crop, and on the crops adapt → finetune → generate → curate, as a flow would have them."""
-    prepared = plan_prepare(config, "bolt")
+    prepared = plan_prepare(config, "bolt").out
     publish(prepared, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     side_px = side_of_crops(config, prepared, "pit")
     assert side_px is not None
-    cropped = plan_crop(config, prepared, "pit", side_px)
+    cropped = plan_crop(config, prepared, "pit", side_px).out
     assert crop.fn(cropped, prepared, "pit", side_px, config)["made"]
 
     def adapter(staged: Staged) -> None:
@@ -217,16 +217,16 @@ def made_by_hand(config: RunConfig) -> tuple[Artifact, Artifact, Artifact]:
 
     trained = plan(config.store, "finetune", 1, "bolt", label="bolt/pit", samples=cropped)
     publish(trained, adapter, device="cpu")
-    pairs = plan_generate(config, trained)
+    pairs = plan_generate(config, trained).out
     publish(pairs, lambda staged: build_generate(trained.path, config.generate, staged.out), device="cpu")
-    curated = plan_curate(config, cropped, [pairs], "pit")
+    curated = plan_curate(config, cropped, [pairs], "pit").out
     assert curate.fn(curated, cropped, [pairs], "pit", config)["made"]
     return prepared, cropped, curated
 
 
 def test_shots_go_through_crops_and_pairs_come_back_in_whole_pictures(config: RunConfig) -> None:
     prepared, cropped, pairs = made_by_hand(config)
-    out = plan_blend(config, prepared, cropped, pairs)
+    out = plan_blend(config, prepared, cropped, pairs).out
     assert blend.fn(out, prepared, cropped, pairs, config)["made"]
     assert verified(out)
     assert not blend.fn(out, prepared, cropped, pairs, config)["made"], "a second run does nothing"
@@ -247,7 +247,7 @@ def test_shots_go_through_crops_and_pairs_come_back_in_whole_pictures(config: Ru
 def test_a_run_warns_of_a_type_below_a_latent_cell_unless_it_goes_through_crops(
     config: RunConfig, said: list[str]
 ) -> None:
-    prepared = plan_prepare(config, "bolt")
+    prepared = plan_prepare(config, "bolt").out
     publish(prepared, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     said.clear()
     for enabled in (True, False):
@@ -260,17 +260,17 @@ def test_a_run_warns_of_a_type_below_a_latent_cell_unless_it_goes_through_crops(
 
 def test_keys_follow_what_the_stages_read(config: RunConfig) -> None:
     def keys(changed: RunConfig) -> tuple[str, str]:
-        prepared = plan_prepare(changed, "bolt")
+        prepared = plan_prepare(changed, "bolt").out
         side_px = side_of_crops(changed, prepared, "pit")
         assert side_px is not None
-        cropped = plan_crop(changed, prepared, "pit", side_px)
-        pairs = plan_generate(changed, plan(changed.store, "finetune", 1, "bolt", samples=cropped))
-        return cropped.digest, plan_blend(changed, prepared, cropped, pairs).digest
+        cropped = plan_crop(changed, prepared, "pit", side_px).out
+        pairs = plan_generate(changed, plan(changed.store, "finetune", 1, "bolt", samples=cropped)).out
+        return cropped.digest, plan_blend(changed, prepared, cropped, pairs).out.digest
 
     def with_native(**values: object) -> RunConfig:
         return config.model_copy(update={"native": config.native.model_copy(update=values)})
 
-    prepared = plan_prepare(config, "bolt")
+    prepared = plan_prepare(config, "bolt").out
     publish(prepared, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     as_is = keys(config)
     assert keys(with_native(enabled=True)) == as_is

@@ -44,7 +44,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def prepared(config: RunConfig) -> Artifact:
-    artifact = plan_prepare(config, "tile")
+    artifact = plan_prepare(config, "tile").out
     publish(artifact, lambda staged: build_prepare(config, "tile", staged), device="cpu")
     return artifact
 
@@ -96,7 +96,7 @@ def curated(config: RunConfig, prepared: Artifact, draws: list[Artifact]) -> Art
     """Made while no test picture can be read."""
     samples = read_samples(prepared, config.data)
     hidden = [Path(path) for path in samples.loc[samples["split"] == "test", "image_path"]]
-    out = plan_curate(config, prepared, draws, "hole")
+    out = plan_curate(config, prepared, draws, "hole").out
     for path in hidden:
         path.rename(path.with_suffix(".hidden"))
     curate.fn(out, prepared, draws, "hole", config)
@@ -131,7 +131,7 @@ def test_a_rule_that_the_shots_cannot_settle_is_told(
             "curate": config.curate.model_copy(update={"rules": ("unseen", "off_object")}),
         }
     )
-    out = plan_curate(few, prepared, draws, "hole", choice=1)
+    out = plan_curate(few, prepared, draws, "hole", choice=1).out
     curate.fn(out, prepared, draws, "hole", few, choice=1)
     (line,) = [each for each in said if "out of force" in each]
     # Of the object nothing is said: a texture has none.
@@ -180,7 +180,7 @@ def test_the_key_follows_what_is_judged_and_by_what(
 ) -> None:
     def digest(some: list[Artifact] = draws, max_shots: int | None = None, **changed: Any) -> str:
         changed_config = config.model_copy(update=changed)
-        return plan_curate(changed_config, prepared, some, "hole", choice=max_shots).digest
+        return plan_curate(changed_config, prepared, some, "hole", choice=max_shots).out.digest
 
     def rules(**changed: Any) -> CurateConfig:
         return config.curate.model_copy(update=changed)
@@ -241,7 +241,7 @@ def test_rules_against_copies_are_out_where_pairs_are_made_from_the_shots_defect
     everything = config.model_copy(update={"curate": CurateConfig()})
 
     def rules(drawn: list[Artifact]) -> set[str]:
-        return set(plan_curate(everything, prepared, drawn, "hole").inputs["rules"])
+        return set(plan_curate(everything, prepared, drawn, "hole").out.inputs["rules"])
 
     redrawn = replace(draws[0], inputs={**draws[0].inputs, "start": {"version": 1}})
     assert rules(draws) - rules([redrawn]) == {"copy_of_shot", "copy_of_pair"}

@@ -16,7 +16,7 @@ from tasks.store.artifacts import plan
 
 def key(tmp_path: Path, where: WhereConfig) -> str:
     config = RunConfig(data=tmp_path, store=tmp_path / "store", generate=GenerateConfig(where=where))
-    return plan_generate(config, plan(config.store, "finetune", 1, "bolt", label="bolt/dent")).digest
+    return plan_generate(config, plan(config.store, "finetune", 1, "bolt", label="bolt/dent")).out.digest
 
 
 def test_a_wished_region_enters_the_key_by_what_is_in_its_file(tmp_path: Path) -> None:

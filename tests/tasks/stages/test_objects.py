@@ -36,7 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def prepared(config: RunConfig) -> Artifact:
-    artifact = plan_prepare(config, "plate")
+    artifact = plan_prepare(config, "plate").out
     publish(artifact, lambda staged: build_prepare(config, "plate", staged), device="cpu")
     return artifact
 
@@ -46,7 +46,7 @@ def found(config: RunConfig, prepared: Artifact) -> Artifact:
     """Made while no test picture can be read."""
     samples = read_samples(prepared, config.data)
     hidden = [Path(path) for path in samples.loc[samples["split"] == "test", "image_path"]]
-    out = plan_objects(config, prepared)
+    out = plan_objects(config, prepared).out
     for path in hidden:
         path.rename(path.with_suffix(".hidden"))
     objects.fn(out, prepared, config)
@@ -77,7 +77,7 @@ def test_the_key_follows_what_the_masks_depend_on(
     config: RunConfig, prepared: Artifact, tmp_path: Path
 ) -> None:
     def digest(**changes: object) -> str:
-        return plan_objects(config.model_copy(update=changes), prepared).digest
+        return plan_objects(config.model_copy(update=changes), prepared).out.digest
 
     def with_objects(**changes: object) -> str:
         return digest(objects=config.objects.model_copy(update=changes))
@@ -115,7 +115,7 @@ def test_given_masks_are_taken_as_they_are_or_refused(
         path = folder / picture.parent.name / f"{picture.stem}_mask.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    out = plan_objects(given, prepared)
+    out = plan_objects(given, prepared).out
     objects.fn(out, prepared, given)
     masks = read_object_masks(out)
     assert masks.kind == "given"
@@ -126,12 +126,12 @@ def test_given_masks_are_taken_as_they_are_or_refused(
 
     shutil.move(folder / "dent" / f"{shot.stem}_mask.png", folder / "lost.png")
     with pytest.raises(InputError, match=rf"{shot.stem}\.png has no mask"):
-        objects.fn(plan_objects(given, prepared), prepared, given)
+        objects.fn(plan_objects(given, prepared).out, prepared, given)
     for path in [*folder.glob("good/*"), *folder.glob("*/*")]:
         if path.exists():
             path.rename(folder / path.name)
     with pytest.raises(DataError, match=r"would serve .* sub-folders"):
-        objects.fn(plan_objects(given, prepared), prepared, given)
+        objects.fn(plan_objects(given, prepared).out, prepared, given)
 
 
 def test_a_texture_has_no_background_to_compensate_and_that_is_said(

@@ -106,7 +106,7 @@ def test_parts_are_made_once_and_again_when_they_are_gone_or_the_report_is_anoth
 ) -> None:
     pages = make_pages(run)
     (reported,) = artifacts_of(run, "report", "bolt").values()
-    assert pages["bolt"] == plan_page(config, reported)
+    assert pages["bolt"] == plan_page(config, reported).out
     assert {PAGE, CURVES, HEATS, PLACES} < {path.name for path in pages["bolt"].path.iterdir()}
     before = (pages["bolt"].path / "manifest.json").stat().st_mtime_ns
     assert make_pages(run) == pages
@@ -117,7 +117,7 @@ def test_parts_are_made_once_and_again_when_they_are_gone_or_the_report_is_anoth
     assert fault(pages["bolt"]) is None
     assert (pages["bolt"].path / PAGE).read_bytes() == first, "the same inputs make the same page"
     other = plan(config.store, "report", 1, "bolt", anything="else")
-    assert plan_page(config, other) != pages["bolt"]
+    assert plan_page(config, other).out != pages["bolt"]
 
 
 def test_a_page_that_is_there_needs_no_pictures_and_a_missing_one_says_what_it_needs(

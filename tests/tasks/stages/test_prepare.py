@@ -55,7 +55,7 @@ def _config(data: Path, tmp_path: Path, **split: object) -> RunConfig:
 
 
 def _prepared(config: RunConfig, category: str) -> Artifact:
-    out = plan_prepare(config, category)
+    out = plan_prepare(config, category).out
     out.path.mkdir(parents=True)
     build_prepare(config, category, Staged(out.path, out.path / "checkpoint"))
     return out
@@ -80,7 +80,7 @@ def test_a_linked_category_is_prepared_and_read_under_its_own_name(bolt: Path, t
     samples = read_samples(_prepared(config, "Nr. 7"), config.data)
     assert set(samples["category"]) == {"Nr. 7"}
     assert all(Path(path).is_file() for path in samples["image_path"])
-    assert plan_prepare(config, "Nr. 7").inputs["data"] == data_digest(bolt)
+    assert plan_prepare(config, "Nr. 7").out.inputs["data"] == data_digest(bolt)
 
 
 def test_shots_by_name_count_by_what_the_list_says(bolt: Path, tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_shots_by_name_count_by_what_the_list_says(bolt: Path, tmp_path: Path) -
     assert sorted(Path(path).name for path in shots["image_path"]) == ["001.png", "002.png"]
     moved = file.rename(tmp_path / "mine.txt")
     moved.write_text("# ours\ndent/001\nstain/002\n")
-    assert plan_prepare(_config(bolt, tmp_path, shots=moved), "bolt") == out
+    assert plan_prepare(_config(bolt, tmp_path, shots=moved), "bolt").out == out
     moved.write_text("dent/002\nstain/002\n")
-    assert plan_prepare(_config(bolt, tmp_path, shots=moved), "bolt") != out
+    assert plan_prepare(_config(bolt, tmp_path, shots=moved), "bolt").out != out
 
 
 def test_the_same_file_in_train_and_test_trains_nothing(bolt: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def prepared(config: RunConfig) -> Artifact:
-    artifact = plan_prepare(config, "tile")
+    artifact = plan_prepare(config, "tile").out
     publish(artifact, lambda staged: build_prepare(config, "tile", staged), device="cpu")
     return artifact
 
@@ -78,7 +78,7 @@ def measured(config: RunConfig, prepared: Artifact, generated: Artifact) -> Arti
     """Made while no test picture can be read."""
     samples = read_samples(prepared, config.data)
     hidden = [Path(path) for path in samples.loc[samples["split"] == "test", "image_path"]]
-    out = plan_quality(config, prepared, generated, "hole")
+    out = plan_quality(config, prepared, generated, "hole").out
     for path in hidden:
         path.rename(path.with_suffix(".hidden"))
     quality.fn(out, prepared, generated, "hole", config)
@@ -133,7 +133,7 @@ def test_the_key_follows_what_the_figures_depend_on(
     config: RunConfig, prepared: Artifact, generated: Artifact, tmp_path: Path
 ) -> None:
     def digest(**changed: Any) -> str:
-        return plan_quality(config.model_copy(update=changed), prepared, generated, "hole").digest
+        return plan_quality(config.model_copy(update=changed), prepared, generated, "hole").out.digest
 
     def weights(name: str, content: str) -> Any:
         (tmp_path / name).write_text(content)

@@ -52,7 +52,7 @@ def put(
 
 def reviewed(config: RunConfig, curated: Artifact, draws: list[Artifact]) -> Artifact:
     decided = decisions_on(config, curated, draws)
-    out = plan_review(config, curated, decided)
+    out = plan_review(config, curated, decided).out
     review.fn(out, curated, decided, config)
     assert verified(out)
     return out
@@ -111,7 +111,7 @@ def test_the_key_follows_what_was_decided_and_not_when(
     config, curated, draws = store
 
     def key() -> str:
-        return plan_review(config, curated, decisions_on(config, curated, draws)).digest
+        return plan_review(config, curated, decisions_on(config, curated, draws)).out.digest
 
     put(config, draws[0], 0, "rejected", at="1")
     keys = [key()]

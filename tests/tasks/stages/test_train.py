@@ -48,7 +48,7 @@ def test_a_detector_is_trained_again_for_what_it_reads_and_nothing_else(model: s
             }
         )
         prepared = Artifact(config.store, "prepare", "bolt", "0" * 20, "bolt", inputs={})
-        return plan_model(config, "detect", Pictures(prepared, {"dent": prepared}), "real", 0).digest
+        return plan_model(config, "detect", Pictures(prepared, {"dent": prepared}), "real", 0).out.digest
 
     others = {
         "n_features": 7,

@@ -61,7 +61,7 @@ def test_a_model_s_key_follows_the_objects_only_where_an_option_is_auto(tmp_path
 
     def key(augment: dict[str, Any], digest: str) -> str:
         pictures = Pictures(prepared, {"dent": prepared}, objects=objects_of(tmp_path, digest))
-        return plan_model(config_of(tmp_path, augment), "localize", pictures, "real", 0).digest
+        return plan_model(config_of(tmp_path, augment), "localize", pictures, "real", 0).out.digest
 
     assert key({}, "1") != key({}, "2")
     assert key(NO_AUTO | {"rotation": "auto"}, "1") != key(NO_AUTO | {"rotation": "auto"}, "2")

@@ -1,6 +1,7 @@
 """What a model learns from: refused pairs are in no training set, doses take the first of each type."""
 
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -9,10 +10,10 @@ from safetensors.torch import load_file
 
 from downstream.encoder import build_unet
 from dual_anodiff.image_encoder import SHA256
-from tasks.config import RunConfig, load_config
+from tasks.config import ModelName, RunConfig, load_config
 from tasks.errors import DataError
 from tasks.stages.prepare import build_prepare, plan_prepare
-from tasks.stages.train import TRAIN, plan_model
+from tasks.stages.train import plan_model
 from tasks.store.artifacts import Artifact, Staged, plan, publish
 from tasks.tables.training_rows import Pictures, defects_without_pairs, dose_of_pairs, rows_of, why_not
 from tasks.tables.weights import encoder_digest, encoder_of
@@ -36,7 +37,7 @@ def pictures_with(config: RunConfig, reasons: dict[str, list[str]]) -> Pictures:
             table[f"{column}_path"] = [f"{column}/{name}" for name in names]
         table.to_parquet(staged.out / "pairs.parquet", index=False)
 
-    prepared = plan_prepare(config, "bolt")
+    prepared = plan_prepare(config, "bolt").out
     publish(prepared, lambda staged: build_prepare(config, "bolt", staged), device="cpu")
     generated: dict[str, Artifact] = {}
     for defect, of_type in reasons.items():
@@ -94,8 +95,9 @@ def test_models_learn_from_as_many_pairs_as_were_asked_for_the_first_that_pass(c
     rows, _ = rows_of(pictures, "generated", four)
     pairs = pd.concat([rows.train, rows.val]).query("source == 'generated'")
     assert sorted(pairs["index"]) == [0, 2, 4, 6]
-    assert plan_model(four, "localize", pictures, "real", 0) != plan_model(
-        config, "localize", pictures, "real", 0
+    assert (
+        plan_model(four, "localize", pictures, "real", 0).out
+        != plan_model(config, "localize", pictures, "real", 0).out
     )
 
 
@@ -128,18 +130,18 @@ def test_a_dose_that_limits_nothing_is_the_model_that_is_there_already(config: R
     )
     assert dose_of_pairs(full, 8, config).pictures == full
     planned = {
-        plan_model(config, "localize", dose.pictures, dose.training_set, 0).ref
+        plan_model(config, "localize", dose.pictures, dose.training_set, 0).out.ref
         for dose in (dose_of_pairs(full, count, config) for count in (0, 1, 2, 8))
     }
     assert len(planned) == 4
-    assert plan_model(config, "localize", full, "generated+real", 0).ref in planned
+    assert plan_model(config, "localize", full, "generated+real", 0).out.ref in planned
 
 
 def test_the_imagenet_encoders_key_needs_no_weights_and_its_name_is_a_folder_that_models_take(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANODIFF_CACHE", str(tmp_path / "cache"))
-    assert {encoder_digest(config, model) for model in TRAIN} == {f"imagenet:{SHA256}"}
+    assert {encoder_digest(config, model) for model in get_args(ModelName)} == {f"imagenet:{SHA256}"}
     assert not (tmp_path / "cache").exists()
     assert encoder_of("resnet34") == "resnet34"
     network, spec = build_unet(encoder_of("imagenet"))
