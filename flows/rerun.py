@@ -15,7 +15,7 @@ from tasks.runs.ended import Run, find_run
 from tasks.runs.under_way import begin_run
 from tasks.runtime.stage import Again, StageOutcome, again, run
 from tasks.stages.prepare import plan_prepare
-from tasks.store.artifacts import Artifact, verified
+from tasks.store.artifacts import Artifact, artifact_of, verified
 from tasks.tables.prepared import check_defects
 
 
@@ -94,8 +94,7 @@ def taken_over(before: Run, but: Sequence[str]) -> tuple[list[StageOutcome], dic
         if each.artifact is not None:
             each = replace(each, status="cached", seconds=0.0)
         if each.stage == "report" and each.artifact is not None:
-            digest = each.artifact.rpartition("/")[2]
-            artifact = Artifact(before.config.store, "report", category, digest, each.label, inputs={})
+            artifact = artifact_of(before.config.store, each.artifact, label=each.label)
             if verified(artifact):
                 reports[category] = artifact
             else:

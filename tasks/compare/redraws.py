@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import ArtifactError, StoreUnreachableError
 from tasks.runs.ended import Run, artifacts_of
-from tasks.store.artifacts import Artifact, fault, plan, publish, read_manifest, verified
+from tasks.store.artifacts import Artifact, artifact_of, fault, plan, publish, read_manifest, verified
 from tasks.tables.prepared import SPLIT
 from tasks.tables.training_rows import Trained
 
@@ -103,7 +103,7 @@ def models_of(run: Run, category: str) -> list[Trained]:
         label = f"{category}/{name}/seed {seed}"
         ref = named.get((model, label))
         if ref is not None:
-            artifact = Artifact(run.config.store, model, category, ref.rpartition("/")[2], label, inputs={})
+            artifact = artifact_of(run.config.store, ref, label=label)
             found.append(Trained(model, name, seed, artifact))
     return found
 

@@ -29,7 +29,7 @@ from tasks.report.words import (
 )
 from tasks.runs.ended import Run
 from tasks.runtime.stage import StageOutcome
-from tasks.store.artifacts import MANIFEST, Artifact, verified
+from tasks.store.artifacts import MANIFEST, Artifact, artifact_of, verified
 from tasks.store.place import DESCRIPTION, place_of
 from tasks.tables.symmetries import SYMMETRIES, read_symmetries, symmetries_text
 from tasks.tables.training_rows import refused_counts
@@ -55,10 +55,9 @@ def pages_made(run: Run) -> dict[str, Artifact]:
     found = {}
     for each in run.stages:
         if each.stage == "page" and each.artifact is not None:
-            stage, category, digest = each.artifact.split("/")
-            page = Artifact(run.config.store, stage, category, digest, each.label, inputs={})
+            page = artifact_of(run.config.store, each.artifact, label=each.label)
             if verified(page):
-                found[category] = page
+                found[page.category] = page
     return found
 
 
@@ -69,10 +68,9 @@ def symmetries_found(run: Run) -> dict[str, str]:
     found = {}
     for each in run.stages:
         if each.stage == "objects" and each.artifact is not None:
-            stage, category, digest = each.artifact.split("/")
-            objects = Artifact(run.config.store, stage, category, digest, each.label, inputs={})
+            objects = artifact_of(run.config.store, each.artifact, label=each.label)
             if (objects.path / SYMMETRIES).is_file() and verified(objects):
-                found[category] = symmetries_text(read_symmetries(objects))
+                found[objects.category] = symmetries_text(read_symmetries(objects))
     return found
 
 

@@ -17,7 +17,7 @@ from tasks.data.split import choice_of, chosen_shots
 from tasks.errors import AnodiffError, DataError
 from tasks.review.decisions import drawn_by, picture_hashes
 from tasks.runs.ended import Run, artifacts_of, categories_run
-from tasks.store.artifacts import Artifact, verified
+from tasks.store.artifacts import Artifact, artifact_of, verified
 from tasks.tables.pairs import THRESHOLDS, read_pairs
 from tasks.tables.prepared import read_samples
 
@@ -92,8 +92,7 @@ def shots_of(run: Run, category: str) -> dict[str, list[Shot]]:
     found = {}
     for name, curated in curated_of(run, category).items():
         defect = str(curated.inputs["defect"])
-        stage, _, digest = str(curated.inputs["samples"]).split("/")
-        source = Artifact(run.config.store, stage, category, digest, category, inputs={})
+        source = artifact_of(run.config.store, str(curated.inputs["samples"]))
         try:
             samples = read_samples(source, run.config.data) if verified(source) else pd.DataFrame()
         except (DataError, KeyError, OSError) as error:

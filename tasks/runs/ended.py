@@ -17,7 +17,7 @@ from tasks.data.samples import defect_types, find_categories
 from tasks.errors import AnodiffError, ArtifactError, DataError
 from tasks.runs.under_way import runs_under_way
 from tasks.runtime.stage import StageOutcome
-from tasks.store.artifacts import Artifact, fault, read_manifest, verified
+from tasks.store.artifacts import Artifact, artifact_of, fault, read_manifest, verified
 from tasks.store.place import DESCRIPTION, open_store, pull_run, run_files, run_names_elsewhere
 from tasks.tables.baselines import BASELINES
 from tasks.tables.prepared import SPLIT, data_digest, read_samples
@@ -117,8 +117,7 @@ def artifacts_of(run: Run, stage: str, category: str) -> dict[str, Artifact]:
     found = {}
     for each in run.stages:
         if each.stage == stage and each.artifact is not None and each.label.split("/")[0] == category:
-            digest = each.artifact.rpartition("/")[2]
-            artifact = Artifact(run.config.store, stage, category, digest, each.label, inputs={})
+            artifact = artifact_of(run.config.store, each.artifact, label=each.label)
             if not verified(artifact):
                 wrong = fault(artifact)
                 raise ArtifactError(f"run {run.name}: {wrong}; the same `anodiff run` makes it again")

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tasks.errors import AnodiffError, ArtifactError
-from tasks.store.artifacts import MANIFEST, Artifact, fault, fault_elsewhere, refs_in
+from tasks.store.artifacts import MANIFEST, Artifact, artifact_of, fault, fault_elsewhere, refs_in
 from tasks.store.lock import is_held
 from tasks.store.place import at_once, delete, read, remote_of, run_files, sizes
 
@@ -77,7 +77,7 @@ def damage(store: Path, run: str | None = None) -> tuple[int, list[str]]:
     name, wanted = (None, set(entries)) if run is None else _refs_of(store, run)
     remote, lines = remote_of(store), []
     for ref in sorted(wanted):
-        artifact = entries[ref].artifact if ref in entries else _artifact(store, ref)
+        artifact = entries[ref].artifact if ref in entries else artifact_of(store, ref)
         if remote is None:
             wrong = fault(artifact)
         else:
@@ -132,7 +132,7 @@ def sweep(store: Path, garbage: Garbage) -> int:
     """
     remote, gone = remote_of(store), 0
     for ref, size in (garbage.artifacts | garbage.copies).items():
-        artifact = _artifact(store, ref)
+        artifact = artifact_of(store, ref)
         with _locked(artifact.staging) as free:
             if free:
                 if remote is not None and ref in garbage.artifacts:
@@ -209,7 +209,7 @@ def _local_entries(store: Path) -> dict[str, Entry]:
 
 def _entry(store: Path, ref: str, text: bytes | None, size: int) -> Entry:
     """An artifact as its manifest tells; of one that is broken, what its place tells."""
-    artifact = _artifact(store, ref)
+    artifact = artifact_of(store, ref)
     try:
         told = json.loads(text or b"")
         created = datetime.fromisoformat(told["created"]).isoformat()
@@ -218,11 +218,6 @@ def _entry(store: Path, ref: str, text: bytes | None, size: int) -> Entry:
         return Entry(artifact, size, 0.0, created, float(told["seconds"]), needs)
     except (ValueError, KeyError, TypeError):
         return Entry(artifact, size, 0.0, "", 0.0, frozenset())
-
-
-def _artifact(store: Path, ref: str) -> Artifact:
-    stage, category, digest = ref.split("/")
-    return Artifact(store, stage, category, digest, category, inputs={})
 
 
 def _with_inputs(refs: Iterable[str], entries: Mapping[str, Entry]) -> set[str]:
