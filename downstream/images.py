@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from downstream.errors import PictureError
@@ -67,6 +68,12 @@ def resize_mask(mask: NDArray[np.bool_], size_px: int) -> Tensor:
     if cells.shape[-2:] != (size_px, size_px):
         cells = F.adaptive_max_pool2d(cells, (size_px, size_px))
     return cells > 0
+
+
+def scale_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A drawn pair's mask in another size, by the rule that both libraries share. Shape: (h, w) → size."""
+    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR))
+    return np.asarray(pictures.mask_from_share(share, pictures.DRAWN_SHARE))
 
 
 def load_pictures(

@@ -17,7 +17,7 @@ from diffusers import (
 )
 from PIL import Image
 
-from dual_anodiff.adapter_card import read_card
+from dual_anodiff.adapter_card import AdapterCard, read_card
 from dual_anodiff.background import check_backgrounds, pick_background
 from dual_anodiff.base import fingerprint
 from dual_anodiff.config import GenerateConfig
@@ -54,7 +54,7 @@ def generate_pairs(
 
     The pairs are number `first` and those after it. Files that a killed run has finished are kept, pair i's pixels
     depend on (seed, i) and its background alone, which is one of `backgrounds`, chosen by (seed, i), and named in the
-    table's column `background`.
+    table's column `background`; mask_threshold is what the masks were cut at.
     Raises: AdapterError, BaseModelError; InputError for backgrounds that the adapter doesn't take or can't be read, or
     a region that can't be had.
     """
@@ -63,6 +63,7 @@ def generate_pairs(
     check_where(config.where, card)
     numbers = range(first, first + config.num_pairs)
     chosen = {i: pick_background(backgrounds, pair_seed(seed, i)) for i in numbers}
+    threshold = mask_threshold(config, card)
     pipe = _open(adapter, config, device)
     make_folders(out)
     missing = {i for i in numbers if not is_whole(out, i)}
@@ -78,7 +79,7 @@ def generate_pairs(
                 backgrounds=[b for i in index if (b := chosen[i]) is not None],
                 num_inference_steps=config.num_inference_steps,
                 guidance_scale=config.guidance_scale,
-                mask_threshold=None if config.mask.threshold == "auto" else config.mask.threshold,
+                mask_threshold=threshold,
                 min_area_px=config.mask.min_area_px,
                 refine_masks=config.mask.refine,
                 background=config.background,
@@ -96,7 +97,7 @@ def generate_pairs(
         row_of(out, i, pair_seed(seed, i)) | {"background": "" if (b := chosen[i]) is None else b.image.name}
         for i in numbers
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).assign(mask_threshold=threshold)
     table.to_parquet(out / "pairs.parquet", index=False)
     return table
 
@@ -118,6 +119,7 @@ def redraw_pairs(
     defect. `side_px` as in `guided_pairs`. Files that a killed run has finished are kept; pair i depends on its row alone.
     Raises: AdapterError, BaseModelError; InputError for a file that can't be read.
     """
+    threshold = mask_threshold(config, read_card(adapter))
     pipe = _open(adapter, config, device)
     make_folders(out)
     rows = pasted.to_dict("records")
@@ -133,7 +135,7 @@ def redraw_pairs(
                 strength=config.strength,
                 num_inference_steps=config.num_inference_steps,
                 guidance_scale=config.guidance_scale,
-                mask_threshold=None if config.mask.threshold == "auto" else config.mask.threshold,
+                mask_threshold=threshold,
                 min_area_px=config.mask.min_area_px,
                 refine_masks=config.mask.refine,
                 batch_size=config.batch_size,
@@ -153,8 +155,17 @@ def redraw_pairs(
                 write_pair(out, row["index"], image, anomaly, mask, facts)
             told(start + len(some), None)
     table = pd.DataFrame([row_of(out, row["index"], row["seed"]) for row in rows])
+    table = table.assign(mask_threshold=threshold)
     table.to_parquet(out / "pairs.parquet", index=False)
     return table
+
+
+def mask_threshold(config: GenerateConfig, card: AdapterCard) -> float:
+    """The distance from the background that masks begin at: the user's, else what fine-tuning chose.
+
+    Settled here, once: previews and masks go by it, and each pair's row holds it, for whoever judges the pair.
+    """
+    return card.mask_threshold if config.mask.threshold == "auto" else config.mask.threshold
 
 
 def pair_seed(seed: int, index: int) -> int:

@@ -20,6 +20,7 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import square, square_mask
 from dual_anodiff.masks import mask_from_part
 from dual_anodiff.objective import decode, encode
+from dual_anodiff.pictures import DRAWN_SHARE, mask_from_share
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.refine import refine
 from dual_anodiff.residual import agree, changed, feather, transfer
@@ -239,7 +240,7 @@ def _mask_of(window: Box, mask: Tensor, shape: tuple[int, ...]) -> Mask:
     share = F.interpolate(mask[None, None].float(), size, mode="bilinear", antialias=True)[0, 0].numpy()
     inside, seen = _inside(window, shape)
     whole = np.zeros(shape[:2], dtype=bool)
-    whole[inside] = ((share >= min(0.5, float(share.max()))) & (share > 0))[seen]
+    whole[inside] = mask_from_share(share, DRAWN_SHARE)[seen]
     return whole
 
 

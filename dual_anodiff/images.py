@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dual_anodiff.errors import InputError
-from dual_anodiff.pictures import read_mask, read_picture
+from dual_anodiff.pictures import SHOT_SHARE, mask_from_share, read_mask, read_picture
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,14 @@ def square(image: Tensor, size_px: int) -> Tensor:
     return F.interpolate(image[None], (size_px, size_px), mode="bilinear", antialias=True)[0].clamp(-1, 1)
 
 
-def square_mask(mask: Tensor, size_px: int) -> Tensor:
-    """Area-averaged and kept from a quarter on, and its heaviest pixel always: a thin scratch survives.
+def square_mask(mask: Tensor, size_px: int, least: float = SHOT_SHARE) -> Tensor:
+    """A mask in the working square, area-averaged, by the one rule for masks in another size; a thin scratch survives.
 
     Shape: (1, h, w), 0 or 1 → (1, s, s), 0 or 1.
     """
     share = F.interpolate(mask[None], (size_px, size_px), mode="area")[0]
-    return (share >= min(0.25, float(share.max()))).float()
+    marked: Tensor = mask_from_share(share, least)
+    return marked.float()
 
 
 def _load_both(picture: Path, marks: Path) -> tuple[Tensor, Tensor]:

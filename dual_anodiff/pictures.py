@@ -47,6 +47,8 @@ MAX_MEGAPIXELS_VARIABLE = "ANODIFF_MAX_MEGAPIXELS"
 # is defect. Between them lie edges; anything else between them is a grey or a colour of its own.
 NEAR = 1 / 8
 FLAT = 4 / 255
+# In another size a pixel is marked from such a share of it on: of a shot, whose scratches are thin, and of a drawn pair.
+SHOT_SHARE, DRAWN_SHARE = 0.25, 0.5
 WHITE = "save it with defects white (255), all else black (0), without alpha"
 # What Pillow raises for files that are broken, cut short or no pictures; ValueError and SyntaxError from its parsers.
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error, zlib.error)
@@ -118,6 +120,15 @@ def read_mask(path: str | Path) -> Mask:
         what = f"its colours mark {colours.sum()} px, and {seen.sum()} px without what is transparent"
         raise UnreadableError(path, what, WHITE)
     return seen
+
+
+def mask_from_share(share: Any, least: float) -> Any:
+    """The one rule for a mask in another size: a pixel is marked from this share of it on, and the heaviest always is.
+
+    So a scratch thinner than a pixel survives; an empty mask stays empty. `share`: an array or a tensor of the pixels'
+    marked shares, 0 to 1; `least`: SHOT_SHARE or DRAWN_SHARE. Shape: as `share`, bool.
+    """
+    return (share >= min(least, float(share.max()))) & (share > 0)
 
 
 def max_megapixels() -> float:

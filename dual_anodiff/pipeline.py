@@ -130,6 +130,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
             seeds, backgrounds=backgrounds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             image_prompt=image_prompt, anomaly_prompt=anomaly_prompt, size_px=size_px,
             background=background, unguided_background=unguided_background, regions=regions, starts=starts,
+            mask_threshold=mask_threshold,
         )  # fmt: skip
         images, anomalies = parts[:, 0], parts[:, 1]
         threshold = self._card().mask_threshold if mask_threshold is None else mask_threshold
@@ -157,8 +158,12 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         unguided_background: Literal["same", "grey"] = "same",
         regions: Tensor | None = None,
         starts: Starts | None = None,
+        mask_threshold: float | None = None,
     ) -> Tensor:
-        """Both branches' pictures; arguments as in a call. Shape: (len(seeds), f=2, 3, h, w) float32 in [-1, 1]."""
+        """Both branches' pictures; arguments as in a call, mask_threshold for the previews of regions.
+
+        Shape: (len(seeds), f=2, 3, h, w) float32 in [-1, 1].
+        """
         card, dtype = self._card(), self.unet.dtype
         check_backgrounds(card, len(seeds), 0 if backgrounds is None else len(backgrounds))
         side, channels = (size_px or card.size_px) // 8, self.unet.config.in_channels
@@ -173,7 +178,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
             raise InputError(
                 "regions, starts: were both given; a start's place is where its region is, so leave out regions"
             )
-        held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side)
+        held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side, mask_threshold)
         begun = None
         if starts is not None:
             check_starts(starts, len(seeds), side * 8)

@@ -34,6 +34,7 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_mask
 from dual_anodiff.masks import distance_from_background
 from dual_anodiff.objective import encode, seeded
+from dual_anodiff.pictures import DRAWN_SHARE, mask_from_share
 
 # How far a pair's noise leans towards a defect in the region, in standard deviations of chance, each time from other noise
 # until a preview has a mask there: by little, as where a defect comes by itself, and further only where that has failed
@@ -60,7 +61,7 @@ def trace_shots(latents: Tensor, masks: Tensor) -> list[ShotTrace]:
     traces = []
     for mask, cells, latent in zip(masks, share, latents, strict=True):
         touched = (cells > 0).float()
-        defect = (cells >= min(0.5, float(cells.max()))).float()
+        defect = mask_from_share(cells, DRAWN_SHARE).float()
         # Its near surroundings: those of the whole picture would be another object, or none.
         ring = F.max_pool2d(touched, 5, 1, 2) - touched
         ring = ring if ring.any() else torch.ones_like(ring)
@@ -154,10 +155,20 @@ def like_shot(card: AdapterCard, seed: int) -> ShotTrace:
 class Conditioning:
     """Holds a batch's defects to their regions. Shape: regions (b, H, W) bool, of any size; cells and noise as latents.
 
+    `mask_threshold`: that previews' masks are cut at; None: the adapter's own.
+
     Raises: AdapterError if the card holds nothing of the shots; InputError if a region is missing or empty.
     """
 
-    def __init__(self, card: AdapterCard, vae: Any, regions: Tensor, seeds: Sequence[int], side: int) -> None:
+    def __init__(
+        self,
+        card: AdapterCard,
+        vae: Any,
+        regions: Tensor,
+        seeds: Sequence[int],
+        side: int,
+        mask_threshold: float | None = None,
+    ) -> None:
         check_where(WhereConfig(size="shots"), card)
         if len(regions) != len(seeds) or not regions.flatten(1).any(1).all():
             raise InputError(
@@ -174,7 +185,7 @@ class Conditioning:
         self.weight = _unit(F.avg_pool2d(F.pad(share, (1, 1, 1, 1)), 3, 1) * self.region)
         grey = torch.zeros(1, 3, side * 8, side * 8, device=vae.device, dtype=vae.dtype)
         self.flat = encode(vae, grey)[0].float()  # (1, c, side, side)
-        self.mask_threshold = card.mask_threshold
+        self.mask_threshold = card.mask_threshold if mask_threshold is None else mask_threshold
 
     def of(self, which: list[int]) -> Self:
         """For these of the pairs."""

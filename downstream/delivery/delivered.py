@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from downstream.errors import PictureError
-from downstream.images import read_facts, read_mask, read_size
+from downstream.images import read_facts, read_mask, read_size, scale_mask
 from downstream.training_sets import PROVENANCE
 
 # Sources whose pictures the run made; all others are the user's own.
@@ -107,8 +107,7 @@ def scaled(
     image = np.asarray(Image.fromarray(pixels).resize(to, Image.Resampling.BICUBIC))
     if mask is None:
         return image, None
-    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(to, Image.Resampling.BILINEAR))
-    return image, np.asarray(share >= min(0.5, share.max()))
+    return image, scale_mask(mask, size)
 
 
 def _is_square(size: tuple[int, ...]) -> bool:

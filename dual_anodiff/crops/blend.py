@@ -14,7 +14,7 @@ from scipy import ndimage
 from dual_anodiff.crops.native import Place, draw_spots
 from dual_anodiff.errors import InputError
 from dual_anodiff.pair_files import is_whole, make_folders, row_of, write_pair
-from dual_anodiff.pictures import read_picture
+from dual_anodiff.pictures import DRAWN_SHARE, mask_from_share, read_picture
 from dual_anodiff.progress import progress as progress_of
 
 GREY = 128  # what `to_pil` makes of an anomaly part's 0
@@ -95,7 +95,8 @@ def scaled(image: Image.Image, mask: Image.Image, side_px: int) -> tuple[Pixels,
     share = np.asarray(
         binary.resize(size, Image.Resampling.BOX if side_px < mask.width else Image.Resampling.BILINEAR)
     )
-    return pixels, (share >= min(0.5, float(share.max()))) & (share > 0)
+    mask_there: Mask = mask_from_share(share, DRAWN_SHARE)
+    return pixels, mask_there
 
 
 def blend_pairs(

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dual_anodiff.errors import InputError
-from dual_anodiff.images import Shot, load_image, load_shot
-from dual_anodiff.pictures import read_mask
+from dual_anodiff.images import Shot, load_image, load_shot, square_mask
+from dual_anodiff.pictures import DRAWN_SHARE, read_mask
 
 FLIPS: dict[str, tuple[int, ...]] = {"": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 
@@ -71,11 +71,8 @@ def load_pairs(
     images: Sequence[Path], masks: Sequence[Path], anomalies: Sequence[Path], size_px: int
 ) -> PairSet:
     """Read generated pairs; an empty mask is let through, and counted later. Raises: InputError, naming the file."""
-    # Half a cell of a smaller mask is enough: generated masks have no thin truth to save.
-    mask = (
-        torch.cat([resized(torch.from_numpy(read_mask(path))[None].float(), size_px) for path in masks])
-        >= 0.5
-    )
+    drawn = [torch.from_numpy(read_mask(path))[None].float() for path in masks]
+    mask = torch.cat([square_mask(each, size_px, DRAWN_SHARE) > 0 for each in drawn])
     return PairSet(load_images(images, size_px), mask, load_images(anomalies, size_px))
 
 

@@ -17,7 +17,7 @@ from tasks.data.split import ShotChoice, choice_key, chosen_shots
 from tasks.errors import DataError
 from tasks.runtime.call import Call, Stage, StageResult
 from tasks.runtime.stage import OPTIONS, run_stage
-from tasks.store.artifacts import Artifact, Staged
+from tasks.store.artifacts import Artifact, Staged, artifact_of, require
 from tasks.tables.known_side import side_px
 from tasks.tables.pairs import PAIRS, PATHS, THRESHOLDS, as_seen
 from tasks.tables.prepared import read_samples
@@ -101,7 +101,7 @@ def curate(
             staged.out,
             home=out.path,
             objects=None if objects is None else objects.path,
-            mask_threshold=mask_threshold(config, pairs),
+            mask_threshold=mask_threshold(config, drawn, pairs),
         )
         warn_of_idle_rules(out.label, pd.read_parquet(staged.out / THRESHOLDS))
 
@@ -231,14 +231,20 @@ def known_objects(
     return of(pairs), of(shots)
 
 
-def mask_threshold(config: RunConfig, pairs: pd.DataFrame) -> float:
-    """The distance from the background that the pairs' masks were made with."""
+def mask_threshold(config: RunConfig, drawn: Sequence[Artifact], pairs: pd.DataFrame) -> float:
+    """The distance from the background that the pairs' masks were made with, as their rows say."""
+    written = pairs["mask_threshold"].dropna().tolist() if "mask_threshold" in pairs else []
+    if written:
+        return float(written[0])
+    # Drawn before that was written down: as it was settled then.
     from dual_anodiff.adapter_card import read_card
 
     given = config.generate.mask.threshold
     if given != "auto" or not set(config.curate.rules) & set(NEEDS_PART):
         return 0.0 if given == "auto" else given
-    return read_card(config.store / "artifacts" / str(pairs["adapter_key"].iloc[0])).mask_threshold
+    adapter = artifact_of(drawn[0].store, str(pairs["adapter_key"].iloc[0]))
+    require(adapter)
+    return read_card(adapter.path).mask_threshold
 
 
 def more_to_draw(config: RunConfig, curated: Artifact) -> int:

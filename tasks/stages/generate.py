@@ -68,7 +68,7 @@ def plan_generate(
         seed=config.seed,
         **({"first": first} if first else {}),
         **({} if objects is None else {"objects": objects}),
-        **_where_key(config.generate.where),
+        **_where_key(config.generate),
         **({} if starts is None else starts_key(config, starts)),
         **(config.generate.model_dump(exclude=NOT_IN_KEY) | {"num_pairs": count}),
     )
@@ -76,8 +76,9 @@ def plan_generate(
     return Call(GENERATE, generate, config, out, inputs)
 
 
-def _where_key(where: WhereConfig) -> dict[str, Any]:
+def _where_key(config: GenerateConfig) -> dict[str, Any]:
     """What is wished as a part of the pairs' key; nothing without a wish. Raises: ConfigError without the file."""
+    where = config.where
     if not where.on:
         return {}
     region: Any = where.region
@@ -87,7 +88,9 @@ def _where_key(where: WhereConfig) -> dict[str, Any]:
                 f"generate.where.region: {region} is no file; give a mask, or a box x0,y0,x1,y1"
             )
         region = file_digest(region)
-    return {"where": {"region": region, "size": where.size, "version": WHERE_VERSION}}
+    # Previews go by the user's own threshold since version 8, and by the adapter's as ever.
+    version = WHERE_VERSION + (config.mask.threshold != "auto")
+    return {"where": {"region": region, "size": where.size, "version": version}}
 
 
 @task(name="generate", **OPTIONS)

@@ -49,10 +49,10 @@ def as_seen(pairs: pd.DataFrame, size_px: int) -> "PairSet":
     A small defect of a large picture keeps its mask's heaviest pixel. Shape: of `size_px`.
     """
     import torch
-    import torch.nn.functional as F
 
     from dual_anodiff.crops.native import Box, cut
-    from dual_anodiff.pictures import read_mask, read_picture
+    from dual_anodiff.images import square_mask
+    from dual_anodiff.pictures import DRAWN_SHARE, read_mask, read_picture
     from dual_anodiff.quality.pairs import PairSet, resized, to_bytes
 
     rows = pairs.to_dict("records")
@@ -69,6 +69,5 @@ def as_seen(pairs: pd.DataFrame, size_px: int) -> "PairSet":
     masks = []
     for row in rows:
         mask = window(read_mask(row["mask_path"]), row).float()
-        share = F.interpolate(mask[None, None], (size_px, size_px), mode="area")[0, 0]
-        masks.append((share >= min(0.5, float(share.max()))) & (share > 0))
+        masks.append(square_mask(mask[None], size_px, DRAWN_SHARE)[0] > 0)
     return PairSet(pictures("image_path"), torch.stack(masks), pictures("anomaly_path"))
