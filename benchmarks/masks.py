@@ -34,10 +34,10 @@ from dual_anodiff.procedural import defects, draw, parts
 from dual_anodiff.quality.trust import (
     FILLS_PICTURE,
     LARGEST_SHARE,
-    Witnesses,
+    MaskEvidence,
     failures,
-    hear_witnesses,
     largest_share,
+    mask_evidence,
     trust,
 )
 from dual_anodiff.refine import grown, refine
@@ -70,8 +70,8 @@ class Pairs:
     def refined(self) -> Tensor:
         return refine(self.images, self.parts, self.plain(), self.threshold)
 
-    def witnesses(self) -> Witnesses:
-        return hear_witnesses(self.images, self.parts, self.refined(), self.threshold, self.objects)
+    def evidence(self) -> MaskEvidence:
+        return mask_evidence(self.images, self.parts, self.refined(), self.threshold, self.objects)
 
 
 def boundary_f1(mask: NDArray[np.bool_], truth: NDArray[np.bool_], within_px: float) -> float:
@@ -152,7 +152,7 @@ def verdicts(vae: Any, pairs: Pairs) -> list[dict[str, str]]:
     found = []
     for case, parts_ in cases.items():
         broken = replace(pairs, parts=parts_)
-        found += [{"pair": case, "said": f or "right"} for f in failures(broken.witnesses(), pairs.max_share)]
+        found += [{"pair": case, "said": f or "right"} for f in failures(broken.evidence(), pairs.max_share)]
     return found
 
 
@@ -219,9 +219,9 @@ def stands_out(attention: Tensor, masks: Tensor) -> Tensor:
     return torch.tensor(found)
 
 
-def heard(pairs: Pairs) -> pd.DataFrame:
-    """One row a pair: true IoU, trust, its witnesses, and the trust with another witness."""
-    w, masks = pairs.witnesses(), pairs.refined()
+def evidence(pairs: Pairs) -> pd.DataFrame:
+    """One row a pair: true IoU, trust, its evidence, and the trust with another piece of it."""
+    w, masks = pairs.evidence(), pairs.refined()
     columns = {
         "IoU": iou(masks, pairs.truth), "trust": trust(w), "agreement": w.agreement, "stability": w.stability,
         "visibility": w.visibility,
@@ -265,7 +265,7 @@ def milliseconds(pairs: Pairs, size_px: int) -> tuple[float, float]:
     start = time.process_time()
     refine(images, parts_, masks, pairs.threshold)
     between = time.process_time()
-    hear_witnesses(images, parts_, masks, pairs.threshold)
+    mask_evidence(images, parts_, masks, pairs.threshold)
     end = time.process_time()
     return (between - start) * 1e3 / len(images), (end - between) * 1e3 / len(images)
 
@@ -299,14 +299,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         through_vae_report(vae, pairs)
         for size_px in (128, 512):
             spent = milliseconds(pairs["tile", "crack"], size_px)
-            print("{} px: refine {:.1f} ms, witnesses {:.1f} ms a pair".format(size_px, *spent))
+            print("{} px: refine {:.1f} ms, evidence {:.1f} ms a pair".format(size_px, *spent))
 
 
 def through_vae_report(vae: Any, sets: Mapping[tuple[str, str], Pairs]) -> None:
     print_table([figures("/".join(name), pairs) for name, pairs in sets.items()])
     print_verdicts([found for pairs in sets.values() for found in verdicts(vae, pairs)])
     tables = [
-        heard(pairs).assign(group="thin" if defect.endswith(THIN) else "others")
+        evidence(pairs).assign(group="thin" if defect.endswith(THIN) else "others")
         for (_, defect), pairs in sets.items()
     ]
     print_trust(pd.concat(tables))
@@ -318,7 +318,7 @@ def drawn_back_report(adapters: Sequence[Sequence[str]], count: int) -> None:
         for noise in NOISE:
             pairs = drawn_back(Path(folder), category, defect, count, noise)
             rows.append(figures(f"{category}/{defect} t={noise}", pairs))
-            tables.append(heard(pairs).assign(group=f"{category}/{defect}"))
+            tables.append(evidence(pairs).assign(group=f"{category}/{defect}"))
     print_table(rows)
     print_trust(pd.concat(tables))
 

@@ -2,8 +2,8 @@
 
 Each pair gets a box of a shot's size, anywhere, or with --lines a crooked line through it. Drawn: off, --pool pairs
 without a wish; found, those of them that lie best in the wished regions by themselves, each taken once: what the places
-alone change; and with the wish, the noise leaning as LEANS says, or as each --leans. Of the masks: inside, the
-mean share in the region; reach, of the region the share within 3 px of the mask; centre, mean distance of the
+alone change; and with the wish, the noise drawn towards defects as STRENGTHS says, or each --strengths. Of the masks:
+inside, the mean share in the region; reach, of the region the share within 3 px of the mask; centre, mean distance of the
 centres in shares of the side; size, mean logarithm of the mask's box's side over the wished one's, and its mean size
 without sign. Then the quality figures that say whether the pairs are still different, and of the pairs: pairwise, the mean
 distance of the pictures to each other; looks, the same of the defects alone, wherever they are; covered, the share of shots
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=4)
     parser.add_argument("--size", type=float, nargs=2, help="Longer side in shares; without: as the shots'.")
-    parser.add_argument("--leans", type=float, nargs="+", action="append")
+    parser.add_argument("--strengths", type=float, nargs="+", action="append")
     parser.add_argument("--lines", action="store_true", help="Lines in place of boxes.")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -269,9 +269,12 @@ def main() -> None:
     pool, seconds = draw(seeds, None)
     tell("off", pool, seconds)
     tell("found", taken(pool, find(pool.mask, regions[: args.pairs])))
-    for leans in args.leans or [guide.LEANS]:
-        vars(guide)["LEANS"] = tuple(leans)
-        tell(f"lean {' '.join(f'{x:g}' for x in leans)}", *draw(seeds[: args.pairs], regions[: args.pairs]))
+    for strengths in args.strengths or [guide.STRENGTHS]:
+        vars(guide)["STRENGTHS"] = tuple(strengths)
+        tell(
+            f"strength {' '.join(f'{x:g}' for x in strengths)}",
+            *draw(seeds[: args.pairs], regions[: args.pairs]),
+        )
     print(
         f"{args.category.name}/{args.defect}, {args.pairs} pairs, {len(seeds)} without a wish, {args.steps} steps"
     )

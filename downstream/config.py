@@ -186,7 +186,7 @@ class LocalizeConfig(TrainConfig):
         description="Channels of the five decoder blocks, deepest first.",
     )
     normal_share: float = Field(0.5, ge=0, lt=1, description="Share of normal pictures in each batch.")
-    # Its mean over all pixels is small beside dice. Held against others on held-out shots: benchmarks.objective.
+    # Its mean over all pixels is small beside dice. Compared with others on held-out shots: benchmarks.objective.
     focal_weight: float = Field(10.0, ge=0, description="Weight of the focal loss.")
     focal_gamma: float = Field(2.0, ge=0, le=10, description="Focusing exponent of the focal loss.")
     dice_weight: float = Field(1.0, ge=0, description="Weight of the dice loss.")

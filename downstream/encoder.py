@@ -219,7 +219,7 @@ def seeded_unet(
     """build_unet with its random numbers from `seed` (the global generator left as it was), ready to train.
 
     The head starts out saying "defect" with probability PRIOR everywhere (Lin et al. 2017, section 4.1).
-    Held against no such start on held-out shots: benchmarks.objective.
+    Compared with no such start on held-out shots: benchmarks.objective.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

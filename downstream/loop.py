@@ -77,7 +77,7 @@ def train_network(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         train_mode(network, spec)
-        with progress(config.section, steps, "step") as told:
+        with progress(config.section, steps, "step") as report_progress:
             for step in range(1, steps + 1):
                 optimizer.zero_grad(set_to_none=True)
                 loss = step_loss()
@@ -102,7 +102,7 @@ def train_network(
                         state = {name: t.detach().cpu().clone() for name, t in kept.state_dict().items()}
                         best = (score, step, state)
                     train_mode(network, spec)
-                told(step, value)
+                report_progress(step, value)
                 log.append((step, value, rate, "" if score is None else score))
                 if curve is not None and score is not None and curve.add(step, score):
                     break

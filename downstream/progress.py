@@ -1,4 +1,4 @@
-"""Progress of long work: a bar where there is a terminal, or told to whoever listens."""
+"""Progress of long work: a bar where there is a terminal, or reported to whoever listens."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
-def heard_by(listener: Listener) -> Iterator[None]:
+def reported_to(listener: Listener) -> Iterator[None]:
     """Within, progress goes to `listener` alone."""
     token = _listener.set(listener)
     try:
@@ -34,9 +34,9 @@ def progress(
         total=total, initial=done, desc=name, unit=unit, disable=None if shown else True, mininterval=1
     ) as bar:
 
-        def tell(now: int, loss: float | None) -> None:
+        def report(now: int, loss: float | None) -> None:
             if loss is not None:
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update(now - bar.n)
 
-        yield tell
+        yield report

@@ -61,9 +61,9 @@ def read_card(folder: Path) -> AdapterCard:
     Raises: AdapterError if it is missing or of another format.
     """
     try:
-        told = json.loads((folder / DESCRIPTION).read_text())
-        shots = told.pop("shots", None)
-        return AdapterCard(**told, shots=None if shots is None else [ShotTrace(**shot) for shot in shots])
+        values = json.loads((folder / DESCRIPTION).read_text())
+        shots = values.pop("shots", None)
+        return AdapterCard(**values, shots=None if shots is None else [ShotTrace(**shot) for shot in shots])
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{folder / DESCRIPTION}: {error}; is this the folder of a finished fine-tuning (made by this version)?"

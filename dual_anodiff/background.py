@@ -10,10 +10,11 @@ from dual_anodiff.adapter_card import AdapterCard, adapter_config
 from dual_anodiff.attention import BackgroundMemory
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, load_background
-from dual_anodiff.objective import encode, seeded
+from dual_anodiff.objective import encode
+from dual_anodiff.randomness import Stream, seeded
 
 
-def remember(unet: Any, latents: Tensor, timesteps: Tensor, text: Tensor) -> BackgroundMemory:
+def record_background(unet: Any, latents: Tensor, timesteps: Tensor, text: Tensor) -> BackgroundMemory:
     """Send backgrounds through branch 0 and keep what they add to its keys and values, layer by layer.
 
     Shape: latents (b, c, h, w), as noisy as the timesteps say; timesteps (b,) or one; text (b, tokens, d).
@@ -41,7 +42,7 @@ def recall(
     """
     dtype = unet.dtype
     if form == "fast":
-        memory = remember(
+        memory = record_background(
             unet, latents.to(dtype), torch.zeros((), dtype=torch.long, device=latents.device), text
         )
         return lambda t: memory
@@ -51,7 +52,7 @@ def recall(
         noise = noise.to(latents.device).repeat(len(latents) // len(generators), 1, 1, 1)
         # Not by `scheduler.add_noise`, which for Euler gives latents of another scale than the UNet takes.
         keep = scheduler.alphas_cumprod[int(t.round())].to(latents.device)
-        return remember(unet, (keep.sqrt() * latents + (1 - keep).sqrt() * noise).to(dtype), t, text)
+        return record_background(unet, (keep.sqrt() * latents + (1 - keep).sqrt() * noise).to(dtype), t, text)
 
     return at
 
@@ -70,7 +71,7 @@ def pick_background(backgrounds: Sequence[Background], seed: int) -> Background 
     """The background of the pair of this seed; None if there is nothing to choose from."""
     if not backgrounds:
         return None
-    return backgrounds[int(torch.randint(len(backgrounds), (), generator=seeded(seed, 2)))]
+    return backgrounds[int(torch.randint(len(backgrounds), (), generator=seeded(seed, Stream.BACKGROUND)))]
 
 
 def check_backgrounds(card: AdapterCard, num_pairs: int, given: int) -> None:

@@ -67,7 +67,7 @@ def generate_pairs(
     pipe = _open(adapter, config, device)
     make_folders(out)
     missing = {i for i in numbers if not is_whole(out, i)}
-    with progress_of("generate", len(numbers), "pair", shown=progress) as told:
+    with progress_of("generate", len(numbers), "pair", shown=progress) as report_progress:
         for start in range(0, len(numbers), config.batch_size):
             # Whole batches, though some of it may be there: in a smaller one a pixel may round to the next grey level.
             index = numbers[start : start + config.batch_size]
@@ -92,7 +92,7 @@ def generate_pairs(
                 if i not in missing:
                     continue
                 write_pair(out, i, image, anomaly, mask)
-            told(start + len(index), None)
+            report_progress(start + len(index), None)
     rows = [
         row_of(out, i, pair_seed(seed, i)) | {"background": "" if (b := chosen[i]) is None else b.image.name}
         for i in numbers
@@ -123,7 +123,7 @@ def redraw_pairs(
     pipe = _open(adapter, config, device)
     make_folders(out)
     rows = pasted.to_dict("records")
-    with progress_of("generate", len(rows), "pair", shown=progress) as told:
+    with progress_of("generate", len(rows), "pair", shown=progress) as report_progress:
         for start in range(0, len(rows), config.batch_size):
             some = rows[start : start + config.batch_size]
             if all(is_whole(out, row["index"]) for row in some):
@@ -153,7 +153,7 @@ def redraw_pairs(
                     for pixels in (pair.image, pair.anomaly, pair.mask.astype(np.uint8) * 255)
                 )
                 write_pair(out, row["index"], image, anomaly, mask, facts)
-            told(start + len(some), None)
+            report_progress(start + len(some), None)
     table = pd.DataFrame([row_of(out, row["index"], row["seed"]) for row in rows])
     table = table.assign(mask_threshold=threshold)
     table.to_parquet(out / "pairs.parquet", index=False)

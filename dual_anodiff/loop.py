@@ -58,7 +58,7 @@ def optimize(
     state = Progress(0, [p.detach().clone() for p in parameters], [])
     if checkpoint is not None and checkpoint.is_file():
         state = _resume(checkpoint, parameters, optimizer, device)
-    with progress_of(name, schedule.train_steps, "step", done=state.step, shown=progress) as told:
+    with progress_of(name, schedule.train_steps, "step", done=state.step, shown=progress) as report_progress:
         for step in range(state.step, schedule.train_steps):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate * min(1.0, (step + 1) / max(1, schedule.warmup_steps))
@@ -78,7 +78,7 @@ def optimize(
             state.rows.append((step + 1, total))
             if state.step in keep:
                 state.kept[state.step] = [average.cpu().clone() for average in state.ema]
-            told(state.step, total)
+            report_progress(state.step, total)
             if checkpoint is not None and state.step % schedule.checkpoint_every_steps == 0:
                 _save_checkpoint(checkpoint, parameters, optimizer, state)
     return state

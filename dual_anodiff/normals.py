@@ -20,7 +20,8 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_image
 from dual_anodiff.latents import cache_latents
 from dual_anodiff.loop import Schedule, optimize, write_losses
-from dual_anodiff.objective import denoising_loss, encode_prompts, seeded, uses_bf16
+from dual_anodiff.objective import denoising_loss, encode_prompts, uses_bf16
+from dual_anodiff.randomness import seeded
 
 WEIGHTS, DESCRIPTION = "normals.safetensors", "normals.json"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

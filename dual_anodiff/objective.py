@@ -86,7 +86,7 @@ def two_branch_loss(
 ) -> Tensor:
     """MSE over both branches, which share their timestep but not their noise. Source: DualAnoDiff, Eq. 3.
 
-    `background` holds what `background.remember` made of the b pairs' backgrounds.
+    `background` holds what `background.record_background` made of the b pairs' backgrounds.
 
     Shape: latents, noise ((b f), c, h, w); text (f, tokens, d); timesteps (b,).
     """
@@ -99,11 +99,3 @@ def two_branch_loss(
 def uses_bf16(precision: str, device: str) -> bool:
     """Whether a training computes in bf16: where it is asked for, or `auto` on CUDA."""
     return precision == "bf16" or (precision == "auto" and device.startswith("cuda"))
-
-
-def seeded(*numbers: int) -> torch.Generator:
-    """A CPU generator for one purpose, from (run seed, sample or step index, …)."""
-    mixed = 0
-    for n in numbers:
-        mixed = (mixed * 6364136223846793005 + n + 1442695040888963407) % 2**63
-    return torch.Generator().manual_seed(mixed)

@@ -58,7 +58,7 @@ _pillow_limit = Lock()
 
 @dataclass(frozen=True)
 class Facts:
-    """What is told of a picture beside its pixels."""
+    """What is known of a picture beside its pixels."""
 
     width_px: int
     height_px: int

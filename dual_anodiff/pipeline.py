@@ -23,9 +23,10 @@ from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, mask_to_pil, to_pil
 from dual_anodiff.masks import mask_from_part
 from dual_anodiff.normals import fuse_normals
-from dual_anodiff.objective import decode, encode_prompts, seeded
+from dual_anodiff.objective import decode, encode_prompts
+from dual_anodiff.randomness import Stream, seeded
 from dual_anodiff.refine import refine
-from dual_anodiff.regions import AGAIN, PREVIEW, PREVIEW_STEPS, Conditioning
+from dual_anodiff.regions import PREVIEW_STEPS, RegionGuide
 from dual_anodiff.start import Beginning, Starts, check_starts
 
 
@@ -178,7 +179,9 @@ class DualAnoDiffPipeline(DiffusionPipeline):
             raise InputError(
                 "regions, starts: were both given; a start's place is where its region is, so leave out regions"
             )
-        held = None if regions is None else Conditioning(card, self.vae, regions, seeds, side, mask_threshold)
+        region_guide = (
+            None if regions is None else RegionGuide(card, self.vae, regions, seeds, side, mask_threshold)
+        )
         begun = None
         if starts is not None:
             check_starts(starts, len(seeds), side * 8)
@@ -191,26 +194,26 @@ class DualAnoDiffPipeline(DiffusionPipeline):
             asked, empty = text[:2].repeat(len(which), 1, 1), text[2:].repeat(len(which), 1, 1)
             context = torch.cat([empty, asked]) if guidance_scale > 1 else asked
             # A stream of its own for the background: the pair's noise is that of a pair without one.
-            others = [seeded(seeds[i], 1) for i in which]
+            others = [seeded(seeds[i], Stream.BACKGROUND_NOISE) for i in which]
             recalled = (
                 None
                 if clean is None
                 else self._recall(clean[which], context[::2], others, background, unguided_background)
             )
-            some = None if held is None else held.of(which)
+            some = None if region_guide is None else region_guide.of(which)
             start = None if begun is None else begun.of(which)
             latents = self._denoise(noise, context, guidance_scale, steps, recalled, own, some, start)
             return latents.to(self.vae.dtype).unflatten(0, (len(which), 2))
 
         def preview(which: list[int], noise: Tensor) -> Tensor:
-            own = [seeded(seeds[i], PREVIEW) for i in which]
+            own = [seeded(seeds[i], Stream.PREVIEW) for i in which]
             return decode(self.vae, denoise(which, noise, PREVIEW_STEPS, own)[:, 1]).float()
 
         generators = [seeded(seed) for seed in seeds]
         noise = draw(generators)
-        if held is not None:
-            again = [seeded(seed, AGAIN) for seed in seeds]
-            noise = held.settle(noise, lambda which: draw([again[i] for i in which]), preview)
+        if region_guide is not None:
+            again = [seeded(seed, Stream.OTHER_NOISE) for seed in seeds]
+            noise = region_guide.settle(noise, lambda which: draw([again[i] for i in which]), preview)
         groups = [list(range(len(seeds)))] if begun is None else begun.groups()
         latents = torch.empty_like(noise, device=self.device, dtype=self.vae.dtype)
         for which in groups:
@@ -226,7 +229,7 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         num_inference_steps: int,
         recalled: Callable[[Tensor], BackgroundMemory] | None,
         generators: Sequence[torch.Generator],
-        held: Conditioning | None,
+        region_guide: RegionGuide | None,
         start: Beginning | None,
     ) -> Tensor:
         """Clean latents. Shape: noise (b, f=2, c, h, w), context ((cfg b f), tokens, d) → ((b f), c, h, w)."""
@@ -241,7 +244,11 @@ class DualAnoDiffPipeline(DiffusionPipeline):
         def hold(latents: Tensor, t: Tensor | None) -> Tensor:
             if start is not None:
                 return start.hold(latents, noise, self.scheduler, t)
-            return latents if held is None else held.hold(latents, noise[:, 1], self.scheduler, t)
+            return (
+                latents
+                if region_guide is None
+                else region_guide.hold(latents, noise[:, 1], self.scheduler, t)
+            )
 
         # Samplers that add noise draw it from the pair's own generator, branch by branch.
         extra = (

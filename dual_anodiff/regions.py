@@ -8,7 +8,7 @@ outside the region is replaced by the flat part, noised to that step: no second 
 arXiv 2201.09865; blended diffusion, arXiv 2111.14818) is not enough: the image branch does not follow, and draws its
 defect where its own noise has it, where no mask can be. So each pair is previewed in a few steps, and drawn from other
 noise while the preview has no mask in the region: at first it leans towards one shot's contrast, which keeps rare looks,
-after that towards the shots' mean, which pale defects follow sooner; where that fails too, by more (LEANS).
+after that towards the shots' mean, which pale defects follow sooner; where that fails too, by more (STRENGTHS).
 The whole contrast added to the noise, after the signal leak of arXiv 2309.15842, puts defects to the cell, but as boxes,
 and darker than any shot.
 
@@ -33,19 +33,18 @@ from dual_anodiff.config import WhereConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import load_mask
 from dual_anodiff.masks import distance_from_background
-from dual_anodiff.objective import encode, seeded
+from dual_anodiff.objective import encode
 from dual_anodiff.pictures import DRAWN_SHARE, mask_from_share
+from dual_anodiff.randomness import Stream, seeded
 
 # How far a pair's noise leans towards a defect in the region, in standard deviations of chance, each time from other noise
 # until a preview has a mask there: by little, as where a defect comes by itself, and further only where that has failed
 # six times. First towards the contrast of the shot that it is like, then towards the shots' mean. From 3 on fewer defects
-# look like a shot's (`benchmarks.where --leans 3`).
-LEANS = (*[1.5] * 6, 2.4, 2.4, 3.0, 3.0, 4.0)
+# look like a shot's (`benchmarks.where --strengths 3`).
+STRENGTHS = (*[1.5] * 6, 2.4, 2.4, 3.0, 3.0, 4.0)
 PREVIEW_STEPS = 4
 # A preview has a mask in the region if it covers such a share of it: less is a scrap of a defect that lies elsewhere.
 COVERS = 0.1
-# Streams of a pair's seed beside its noise: which shot it is like, its region's place, a preview's, other noise.
-LIKE, PLACE, PREVIEW, AGAIN = 3, 4, 5, 6
 # Sizes 'shots': a shot's own extents times a factor from here.
 SCALE = (0.8, 1.25)
 # Of so many places the first that lies in the wished region wholly is taken, or else the one that lies in it most.
@@ -125,7 +124,7 @@ def _draw(where: WhereConfig, card: AdapterCard, within: Tensor | None, seed: in
     """A box of a shot's proportions. Shape: within (size_px, size_px) bool → the same."""
     top, left, bottom, right = like_shot(card, seed).box
     sides = torch.tensor([bottom - top, right - left])
-    generator = seeded(seed, PLACE)
+    generator = seeded(seed, Stream.PLACE)
     low, high = where.size if isinstance(where.size, tuple) else SCALE
     drawn = low * (high / low) ** float(torch.rand((), generator=generator))
     sides = sides * (drawn / sides.max() if isinstance(where.size, tuple) else drawn)
@@ -149,10 +148,10 @@ def _draw(where: WhereConfig, card: AdapterCard, within: Tensor | None, seed: in
 def like_shot(card: AdapterCard, seed: int) -> ShotTrace:
     """The shot that a pair's defect resembles: drawn from the pair's seed."""
     shots = card.shots or []
-    return shots[int(torch.randint(len(shots), (), generator=seeded(seed, LIKE)))]
+    return shots[int(torch.randint(len(shots), (), generator=seeded(seed, Stream.SHOT_LIKENESS)))]
 
 
-class Conditioning:
+class RegionGuide:
     """Holds a batch's defects to their regions. Shape: regions (b, H, W) bool, of any size; cells and noise as latents.
 
     `mask_threshold`: that previews' masks are cut at; None: the adapter's own.
@@ -205,13 +204,13 @@ class Conditioning:
         Args: draw, other noise for these of the pairs; preview, their anomaly parts as they come from that noise.
         Shape: noise (b, f=2, c, side, side) → the same; preview → (those, 3, h, w) in [-1, 1].
         """
-        noise, left = self.steer(noise, LEANS[0], self.own), list(range(len(noise)))
-        for lean in LEANS[1:]:
+        noise, left = self.steer(noise, STRENGTHS[0], self.own), list(range(len(noise)))
+        for strength in STRENGTHS[1:]:
             there = self.of(left).reached(preview(left, noise[left])).tolist()
             left = [i for i, settled in zip(left, there, strict=True) if not settled]
             if not left:
                 break
-            noise[left] = self.of(left).steer(draw(left), lean, self.mean)
+            noise[left] = self.of(left).steer(draw(left), strength, self.mean)
         return noise
 
     def reached(self, parts: Tensor) -> Tensor:
@@ -219,23 +218,23 @@ class Conditioning:
         marked = (distance_from_background(parts) > self.mask_threshold).flatten(1).float().mean(1)
         return marked.cpu() >= COVERS * self.region.flatten(1).mean(1)
 
-    def steer(self, noise: Tensor, lean: float, towards: Tensor) -> Tensor:
+    def steer(self, noise: Tensor, strength: float, towards: Tensor) -> Tensor:
         """The first noise, leaning so much towards a defect in the region and towards none elsewhere.
 
-        Shape: noise (b, f=2, c, side, side), towards (b or 1, f=2, c, 1, 1), of length 1. Units: lean in standard
+        Shape: noise (b, f=2, c, side, side), towards (b or 1, f=2, c, 1, 1), of length 1. Units: strength in standard
         deviations of chance.
         """
-        leaning = (noise * towards).sum((1, 2))[:, None]  # (b, 1, side, side), each cell standard normal
-        shifts = _shifts(leaning, self.weight, lean)
-        noise, leaning = (
+        projection = (noise * towards).sum((1, 2))[:, None]  # (b, 1, side, side), each cell standard normal
+        shifts = _shifts(projection, self.weight, strength)
+        noise, projection = (
             torch.stack([each.roll(shift, (-2, -1)) for each, shift in zip(some, shifts, strict=True)])
-            for some in (noise, leaning)
+            for some in (noise, projection)
         )
-        inside = (leaning * self.weight).sum((2, 3), keepdim=True)
-        raised = (lean - inside).clamp_min(0) * self.weight
+        inside = (projection * self.weight).sum((2, 3), keepdim=True)
+        raised = (strength - inside).clamp_min(0) * self.weight
         elsewhere = 1 - self.region
         sizes = self.region.flatten(1).sum(1).tolist()
-        bumps = [_smooth(each, int(size)) for each, size in zip(leaning * elsewhere, sizes, strict=True)]
+        bumps = [_smooth(each, int(size)) for each, size in zip(projection * elsewhere, sizes, strict=True)]
         levelled = elsewhere * torch.stack(bumps).clamp_min(0)
         return noise + towards * (raised - levelled)[:, None]
 
@@ -274,22 +273,24 @@ def _directions(shots: Sequence[ShotTrace]) -> Tensor:
     return _unit(torch.tensor([shot.contrast for shot in shots]))[..., None, None]
 
 
-def _shifts(leaning: Tensor, weight: Tensor, lean: float) -> list[tuple[int, int]]:
+def _shifts(projection: Tensor, weight: Tensor, strength: float) -> list[tuple[int, int]]:
     """How far to roll each so that what comes under the weight leans most nearly so much.
 
-    Shape: leaning and weight (b, 1, side, side) → b of (down, right), each from 1 − side to 0.
+    Shape: projection and weight (b, 1, side, side) → b of (down, right), each from 1 − side to 0.
     """
-    spectra = torch.fft.rfft2(leaning) * torch.fft.rfft2(weight).conj()
-    under = torch.fft.irfft2(spectra, s=leaning.shape[-2:])[:, 0]  # [b, y, x]: rolled by (−y, −x)
+    spectra = torch.fft.rfft2(projection) * torch.fft.rfft2(weight).conj()
+    under = torch.fft.irfft2(spectra, s=projection.shape[-2:])[:, 0]  # [b, y, x]: rolled by (−y, −x)
     side = under.shape[-1]
-    return [(-(best // side), -(best % side)) for best in (under - lean).abs().flatten(1).argmin(1).tolist()]
+    return [
+        (-(best // side), -(best % side)) for best in (under - strength).abs().flatten(1).argmin(1).tolist()
+    ]
 
 
-def _smooth(leaning: Tensor, num_cells: int) -> Tensor:
+def _smooth(projection: Tensor, num_cells: int) -> Tensor:
     """Means over squares of about so many cells, 3 by 3 or more. Shape: (1, h, w) → (1, h, w)."""
     side = max(3, 2 * round((num_cells**0.5 - 1) / 2) + 1)
-    side = min(side, 2 * (min(leaning.shape[-2:]) // 2) - 1)
-    return F.avg_pool2d(leaning, side, 1, side // 2, count_include_pad=False)
+    side = min(side, 2 * (min(projection.shape[-2:]) // 2) - 1)
+    return F.avg_pool2d(projection, side, 1, side // 2, count_include_pad=False)
 
 
 def _mean(latents: Tensor, weight: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ def search(
                 [out / path for path in table[f"{kind}_path"]] for kind in ("image", "mask", "anomaly")
             )
             pairs = load_pairs(images, masks, parts, shots.image.shape[-1])
-        told = quality(pairs, shots, normals, features=features, flips=flips).figures
-        value = told.set_index("metric")["value"]
+        figures = quality(pairs, shots, normals, features=features, flips=flips).figures
+        value = figures.set_index("metric")["value"]
         value["aligned"] = (1 - value["mask_empty"]) * value["mask_alignment"]
         value = value.fillna(0.0)  # of pairs without any mask
         measured[tuple(settings.values())] = {name: float(value[name]) for name in FIGURES}

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from dual_anodiff.crops.native import CELL_PX
 from dual_anodiff.errors import InputError
-from dual_anodiff.objective import encode, seeded
-
-STRENGTH = 7  # stream of a pair's seed that its strength is drawn from
+from dual_anodiff.objective import encode
+from dual_anodiff.randomness import Stream, seeded
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def check_starts(starts: Starts, num_pairs: int, size_px: int) -> None:
 def draw_strengths(strength: float | tuple[float, float], seeds: Sequence[int]) -> list[float]:
     """Each pair's strength, uniform over the range, from its own seed alone."""
     low, high = _range(strength)
-    return [low + (high - low) * float(torch.rand((), generator=seeded(s, STRENGTH))) for s in seeds]
+    return [low + (high - low) * float(torch.rand((), generator=seeded(s, Stream.STRENGTH))) for s in seeds]
 
 
 def steps_of(strength: float, num_inference_steps: int) -> int:

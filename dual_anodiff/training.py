@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dual_anodiff.adapter import adapter_parameters, attach_adapter, save_adapter
 from dual_anodiff.adapter_card import AdapterCard
-from dual_anodiff.background import remember
+from dual_anodiff.background import record_background
 from dual_anodiff.base import fingerprint, load_base
 from dual_anodiff.config import FinetuneConfig, MaskConfig
 from dual_anodiff.errors import AdapterError, InputError
@@ -24,7 +24,8 @@ from dual_anodiff.loop import Schedule, optimize, write_losses
 from dual_anodiff.masks import fit_threshold
 from dual_anodiff.normals import WEIGHTS as NORMALS
 from dual_anodiff.normals import fuse_normals, read_normals_card
-from dual_anodiff.objective import decode, encode, encode_prompts, seeded, two_branch_loss, uses_bf16
+from dual_anodiff.objective import decode, encode, encode_prompts, two_branch_loss, uses_bf16
+from dual_anodiff.randomness import seeded
 from dual_anodiff.regions import trace_shots
 
 
@@ -114,7 +115,7 @@ def train(
                     t = torch.zeros_like(t)
                 else:
                     seen = scheduler.add_noise(seen, all_noise[2::3], t)
-                memory = remember(unet, seen, t, text[:1].expand(b, -1, -1))
+                memory = record_background(unet, seen, t, text[:1].expand(b, -1, -1))
             return two_branch_loss(unet, scheduler, latents, text, timesteps, noise, memory)
 
     trained = optimize(

@@ -24,7 +24,7 @@ def compare(
     runs: Annotated[
         list[str],
         Field(
-            description="Names of runs, or latest; the first is what the others are held against. None: the last two."
+            description="Names of runs, or latest; the first is what the others are compared with. None: the last two."
         ),
     ] = [],  # noqa: B006  (Prefect's form shows it, nobody changes it)
 ) -> None:

@@ -43,7 +43,7 @@ class Shared:
 
 
 @dataclass
-class Line:
+class DefectRun:
     """One defect type on its way to pairs."""
 
     defect: str
@@ -81,128 +81,144 @@ def draw_pairs(
     finetune → search, if asked for → generate → curate → review, where people decided on pairs → quality, or for small
     defects by way of crops: crop → adapt → finetune → … → quality → blend.
     """
-    lines = [start_line(config, shared, defect, choice) for defect in defects]
-    draw([line for line in lines if tune(line)])
-    take_review(lines)
+    defect_runs = [start_defect(config, shared, defect, choice) for defect in defects]
+    draw([defect_run for defect_run in defect_runs if tune(defect_run)])
+    take_review(defect_runs)
     figures, blended = {}, {}
-    for line in lines:
-        if line.curated is None:
+    for defect_run in defect_runs:
+        if defect_run.curated is None:
             continue
         if choice is None:
-            figures[line.defect] = measure(line, line.curated)
-        if line.cropped is not None:
-            blended[line.defect] = put_back(config, shared, line, line.cropped, line.curated)
+            figures[defect_run.defect] = measure(defect_run, defect_run.curated)
+        if defect_run.cropped is not None:
+            blended[defect_run.defect] = put_back(
+                config, shared, defect_run, defect_run.cropped, defect_run.curated
+            )
 
     drawn = Drawn()
-    for line in lines:
-        drawn.stages += [each.outcome for each in line.stages]
-        pairs = line.curated
-        if line.defect in figures and figures[line.defect].made:
-            drawn.quality[line.defect] = figures[line.defect].out
-        if line.defect in blended:
-            pairs = blended[line.defect].out if blended[line.defect].made else None
+    for defect_run in defect_runs:
+        drawn.stages += [each.outcome for each in defect_run.stages]
+        pairs = defect_run.curated
+        if defect_run.defect in figures and figures[defect_run.defect].made:
+            drawn.quality[defect_run.defect] = figures[defect_run.defect].out
+        if defect_run.defect in blended:
+            pairs = blended[defect_run.defect].out if blended[defect_run.defect].made else None
         if pairs is not None:
-            drawn.pairs[line.defect] = pairs
-        drawn.readable = drawn.readable and all(each.readable for each in line.stages if each.made)
+            drawn.pairs[defect_run.defect] = pairs
+        drawn.readable = drawn.readable and all(each.readable for each in defect_run.stages if each.made)
     return drawn
 
 
-def start_line(config: RunConfig, shared: Shared, defect: str, choice: ShotChoice | None) -> Line:
+def start_defect(config: RunConfig, shared: Shared, defect: str, choice: ShotChoice | None) -> DefectRun:
     """crop → adapt, where the defect is small, → finetune."""
-    line = Line(defect, config, shared, None, choice)
+    defect_run = DefectRun(defect, config, shared, None, choice)
     crops = None
     side_px = side_of_crops(config, shared.prepared, defect)
     if side_px is not None:
         source, stages = crop_shared(config, shared, defect, side_px, choice)
         # The masks of the objects are of whole pictures; crops are of the shots that a dose leaves.
         crops = source.prepared
-        line = Line(defect, without_background(config), source, crops, None, stages=stages)
+        defect_run = DefectRun(defect, without_background(config), source, crops, None, stages=stages)
     if start_of(config) == "shot":
-        line.starts = ShotStarts(shared.prepared, shared.objects, crops, choice)
-        line.cropped = None  # pairs come out as whole pictures
-    prepared, normals = line.source.prepared, line.source.normals
-    learnt = plan_finetune(line.config, prepared, defect, normals, line.choice, line.objects)
-    line.adapter = learnt.out
-    line.stages.append(run(learnt, wait_for=line.source.started))
+        defect_run.starts = ShotStarts(shared.prepared, shared.objects, crops, choice)
+        defect_run.cropped = None  # pairs come out as whole pictures
+    prepared, normals = defect_run.source.prepared, defect_run.source.normals
+    learnt = plan_finetune(
+        defect_run.config, prepared, defect, normals, defect_run.choice, defect_run.objects
+    )
+    defect_run.adapter = learnt.out
+    defect_run.stages.append(run(learnt, wait_for=defect_run.source.started))
     if config.search.rounds:
-        found = plan_search(line.config, prepared, line.adapter, defect, line.choice, line.objects)
-        line.stages.append(run(found, wait_for=line.stages[-1:]))
-    return line
+        found = plan_search(
+            defect_run.config, prepared, defect_run.adapter, defect, defect_run.choice, defect_run.objects
+        )
+        defect_run.stages.append(run(found, wait_for=defect_run.stages[-1:]))
+    return defect_run
 
 
-def tune(line: Line) -> bool:
+def tune(defect_run: DefectRun) -> bool:
     """Take over what a search found; False if it failed."""
-    if not line.config.search.rounds:
+    if not defect_run.config.search.rounds:
         return True
-    if not line.stages[-1].made:
+    if not defect_run.stages[-1].made:
         return False
-    if line.stages[-1].readable:
-        line.config = tuned(line.config, line.stages[-1].out)
+    if defect_run.stages[-1].readable:
+        defect_run.config = tuned(defect_run.config, defect_run.stages[-1].out)
     return True
 
 
-def draw(lines: Sequence[Line]) -> None:
+def draw(defect_runs: Sequence[DefectRun]) -> None:
     """generate → curate, drawn again until enough pairs pass or the budget is spent."""
-    wanted = {line.defect: line.config.generate.num_pairs for line in lines}
+    wanted = {defect_run.defect: defect_run.config.generate.num_pairs for defect_run in defect_runs}
     first = dict.fromkeys(wanted, 0)
     while wanted:
-        going = [line for line in lines if line.defect in wanted]
-        for line in going:
-            draw_once(line, first[line.defect], wanted[line.defect])
-        for line in going:
-            first[line.defect] += wanted.pop(line.defect)
-            judged = line.stages[-1]
-            more = more_to_draw(line.config, judged.out) if judged.readable else 0
+        going = [defect_run for defect_run in defect_runs if defect_run.defect in wanted]
+        for defect_run in going:
+            draw_once(defect_run, first[defect_run.defect], wanted[defect_run.defect])
+        for defect_run in going:
+            first[defect_run.defect] += wanted.pop(defect_run.defect)
+            judged = defect_run.stages[-1]
+            more = more_to_draw(defect_run.config, judged.out) if judged.readable else 0
             if more:
-                wanted[line.defect] = more
+                wanted[defect_run.defect] = more
             elif judged.made:
-                line.curated = judged.out
+                defect_run.curated = judged.out
 
 
-def draw_once(line: Line, first: int, count: int) -> None:
+def draw_once(defect_run: DefectRun, first: int, count: int) -> None:
     """Pairs number `first` and after, and the judgement of all drawn so far."""
-    assert line.adapter is not None
-    prepared = line.source.prepared
+    assert defect_run.adapter is not None
+    prepared = defect_run.source.prepared
     pairs = plan_generate(
-        line.config,
-        line.adapter,
+        defect_run.config,
+        defect_run.adapter,
         prepared=prepared,
         first=first,
         num_pairs=count,
-        objects=line.objects,
-        starts=line.starts,
+        objects=defect_run.objects,
+        starts=defect_run.starts,
     )
-    generated = run(pairs, wait_for=line.stages[-1:])
-    line.drawn.append(pairs.out)
-    judging = plan_curate(line.config, prepared, line.drawn, line.defect, line.source.objects, line.choice)
-    line.stages += [generated, run(judging, wait_for=[generated])]
+    generated = run(pairs, wait_for=defect_run.stages[-1:])
+    defect_run.drawn.append(pairs.out)
+    judging = plan_curate(
+        defect_run.config,
+        prepared,
+        defect_run.drawn,
+        defect_run.defect,
+        defect_run.source.objects,
+        defect_run.choice,
+    )
+    defect_run.stages += [generated, run(judging, wait_for=[generated])]
 
 
-def take_review(lines: Sequence[Line]) -> None:
+def take_review(defect_runs: Sequence[DefectRun]) -> None:
     """Curated pairs as people decided on them; nothing is drawn in place of what they rejected."""
     started = []
-    for line in lines:
-        if line.curated is None or not (decided := decisions_on(line.config, line.curated, line.drawn)):
+    for defect_run in defect_runs:
+        config, curated = defect_run.config, defect_run.curated
+        if curated is None or not (decided := decisions_on(config, curated, defect_run.drawn)):
             continue
-        stage = run(plan_review(line.config, line.curated, decided), wait_for=line.stages[-1:])
-        line.stages.append(stage)
-        started.append((line, stage))
-    for line, stage in started:
-        line.curated = stage.out if stage.made else None
+        stage = run(plan_review(config, curated, decided), wait_for=defect_run.stages[-1:])
+        defect_run.stages.append(stage)
+        started.append((defect_run, stage))
+    for defect_run, stage in started:
+        defect_run.curated = stage.out if stage.made else None
 
 
-def measure(line: Line, curated: Artifact) -> Started:
+def measure(defect_run: DefectRun, curated: Artifact) -> Started:
     """The quality figures of a defect type's pairs."""
-    measuring = plan_quality(line.config, line.source.prepared, curated, line.defect)
-    measured = run(measuring, wait_for=line.stages[-1:])
-    line.stages.append(measured)
+    measuring = plan_quality(defect_run.config, defect_run.source.prepared, curated, defect_run.defect)
+    measured = run(measuring, wait_for=defect_run.stages[-1:])
+    defect_run.stages.append(measured)
     return measured
 
 
-def put_back(config: RunConfig, shared: Shared, line: Line, cropped: Artifact, curated: Artifact) -> Started:
+def put_back(
+    config: RunConfig, shared: Shared, defect_run: DefectRun, cropped: Artifact, curated: Artifact
+) -> Started:
     """Pairs of crops, put back into whole pictures; from the run's own config, crops have no background."""
     put = run(plan_blend(config, shared.prepared, cropped, curated, shared.objects))
-    line.stages.append(put)
+    defect_run.stages.append(put)
     return put
 
 

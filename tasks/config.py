@@ -86,7 +86,7 @@ class CompareConfig(BaseModel):
     training_sets: tuple[TrainingSetName, ...] = Field(
         ("real", "generated+real"),
         min_length=1,
-        description="Train each model on each; the lift of each is told against `real`, of generated pairs "
+        description="Train each model on each; the lift of each is against `real`, of generated pairs "
         "against every training set without them, and judged against the best of these.",
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(

@@ -56,7 +56,7 @@ def pictures(rows: pd.DataFrame) -> Iterator[Picture]:
     Raises: PictureError for an unreadable file, or a defect picture whose mask is missing, empty or of other size.
     """
     target = pair_size(rows)
-    for i, (row, told) in enumerate(
+    for i, (row, provenance_row) in enumerate(
         zip(rows.to_dict("records"), provenance(rows).to_dict("records"), strict=True)
     ):
         pixels, facts = read_facts(row["image_path"])
@@ -80,7 +80,7 @@ def pictures(rows: pd.DataFrame) -> Iterator[Picture]:
             pixels=pixels,
             jpeg=jpeg,
             mask=mask,
-            provenance={str(k): None if pd.isna(v) else v for k, v in told.items()},
+            provenance={str(k): None if pd.isna(v) else v for k, v in provenance_row.items()},
         )
 
 

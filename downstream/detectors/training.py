@@ -84,10 +84,10 @@ def train_detector(
         out.mkdir(parents=True, exist_ok=True)
         # Lightning and anomalib make folders of their own, which nobody needs afterwards
         with tempfile.TemporaryDirectory(dir=out) as scratch, frugal_coreset():
-            with progress_of("detect", config.fixed_steps(), "step", shown=False) as told:
+            with progress_of("detect", config.fixed_steps(), "step", shown=False) as report_progress:
 
                 def after_step(trainer: Any) -> None:
-                    told(trainer.global_step, None)
+                    report_progress(trainer.global_step, None)
                     if curve is not None and trainer.global_step in curve.steps:
                         score = _image_auroc(model, data.val_data, device, config.batch_size)
                         trainer.should_stop = curve.add(trainer.global_step, score)

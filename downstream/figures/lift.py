@@ -35,7 +35,7 @@ LOWER_IS_BETTER = {"escape_rate", "overkill_rate"}
 Verdict = Literal["helps", "hurts", "no difference shown", "too few test pictures"]
 # Below ten of a kind one picture moves a rate by more than 10 points and percentile intervals are too short.
 MIN_PICTURES = 10
-# What needs no generator. Whatever has generated pairs is held against each of them, all else against the first alone.
+# What needs no generator. Whatever has generated pairs is compared with each of them, all else against the first alone.
 BASELINES = ("real", "copy-paste+real", "perlin+real", "copy-paste", "perlin")
 GENERATED = "generated"
 

@@ -134,7 +134,7 @@ def blend_pairs(
             with Image.open(row["image_path"]) as image, Image.open(row["mask_path"]) as mask:
                 crop, crop_mask = scaled(image, mask, side_px)
                 scale = side_px / image.width
-            told: dict[str, Any] = {"scale": scale, "crop_mask_share": float(crop_mask.mean())}
+            facts: dict[str, Any] = {"scale": scale, "crop_mask_share": float(crop_mask.mean())}
             paths = [normals[i] for i in generator.permutation(len(normals))]
             window = None
             if 0 < crop_mask.mean() <= max_mask_share:
@@ -145,12 +145,12 @@ def blend_pairs(
             else:
                 path, picture = paths[0], read_picture(paths[0])
                 full_mask = np.zeros(picture.shape[:2], dtype=bool)
-            told |= {
+            facts |= {
                 "normal": "/".join(path.parts[-4:]),
                 "y": window and window[0],
                 "x": window and window[1],
             }
-            _write(out, index, picture, full_mask, told)
+            _write(out, index, picture, full_mask, facts)
             said(n, None)
     table = pd.DataFrame(
         [row_of(out, int(i), int(s)) for i, s in zip(pairs["index"], pairs["seed"], strict=True)]
@@ -249,7 +249,7 @@ def _gain(there: Any, here: Any) -> Any:
     return np.clip((there + 1) / (here + 1), *GAIN)
 
 
-def _write(out: Path, index: int, picture: Pixels, mask: Mask, told: dict[str, Any]) -> None:
+def _write(out: Path, index: int, picture: Pixels, mask: Mask, facts: dict[str, Any]) -> None:
     part = np.where(mask[..., None], picture, np.uint8(GREY))
     marks = Image.fromarray(mask.astype(np.uint8) * 255)
-    write_pair(out, index, Image.fromarray(picture), Image.fromarray(part), marks, told)
+    write_pair(out, index, Image.fromarray(picture), Image.fromarray(part), marks, facts)

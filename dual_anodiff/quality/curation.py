@@ -28,7 +28,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from dual_anodiff.config import CurateConfig, CurateRule
 from dual_anodiff.errors import InputError
-from dual_anodiff.quality.detector import beside_mask, in_mask, remember, surprise, under
+from dual_anodiff.quality.detector import anomaly_score, beside_mask, in_mask, memory_of, under
 from dual_anodiff.quality.features import Features, Seen, look, scaled
 from dual_anodiff.quality.limits import (
     Limit,
@@ -41,7 +41,7 @@ from dual_anodiff.quality.limits import (
 )
 from dual_anodiff.quality.neighbours import copy_threshold, find_neighbours, nearest_over_flips
 from dual_anodiff.quality.pairs import FLIPS, PairSet, flipped
-from dual_anodiff.quality.trust import Witnesses, hear_witnesses, trust
+from dual_anodiff.quality.trust import MaskEvidence, mask_evidence, trust
 from dual_anodiff.quality.wrong_type import type_odds
 
 REASONS: dict[CurateRule, str] = {
@@ -61,7 +61,7 @@ SCORES = (
     "mask_agreement", "agreement", "visibility", "containment", "object_iou", "trust", "seen", "damage", "copy_distance",
     "earlier_pair", "earlier_distance", "type_probability",
 )  # fmt: skip
-HEARD: tuple[CurateRule, ...] = ("whole_object", "off_object", "unrelated")
+NEED_PARTS: tuple[CurateRule, ...] = ("whole_object", "off_object", "unrelated")
 DETECTED: tuple[CurateRule, ...] = ("unseen", "damaged")
 COPIES: tuple[CurateRule, ...] = ("copy_of_shot", "copy_of_pair")
 AT_ONCE = 64  # pairs held as floats
@@ -115,8 +115,8 @@ def curate(
         raise InputError("pairs: none; there is nothing to curate")
     if not len(shots.get(defect, ())):
         raise InputError(f"shots: none of {defect!r}; thresholds come from them")
-    if pairs.anomaly is None and _any(HEARD, rules):
-        raise InputError(f"pairs: without anomaly parts; leave {', '.join(HEARD)} out of the rules")
+    if pairs.anomaly is None and _any(NEED_PARTS, rules):
+        raise InputError(f"pairs: without anomaly parts; leave {', '.join(NEED_PARTS)} out of the rules")
     if objects is not None and shot_objects is None:
         raise InputError("objects: given for pairs alone; give the shots' too, thresholds come from them")
     own = shots[defect]
@@ -126,15 +126,15 @@ def curate(
         table["mask_agreement"] = list(mask_agreement)
     empty = table["mask_share"] == 0
 
-    heard = None
-    if _any(HEARD, rules):
-        heard = _hear(own, mask_threshold, shot_objects)
-        found = _hear(pairs, mask_threshold, objects)
+    evidence = None
+    if _any(NEED_PARTS, rules):
+        evidence = _evidence_of(own, mask_threshold, shot_objects)
+        found = _evidence_of(pairs, mask_threshold, objects)
         for name in ("agreement", "visibility", "containment", "object_iou"):
             table[name] = getattr(found, name).tolist()
         table["trust"] = trust(found).tolist()
         table["unrelated"] = unrelated(found)
-    limits = mask_limits(config, own.mask, heard, shot_objects is not None, mask_agreement is not None)
+    limits = mask_limits(config, own.mask, evidence, shot_objects is not None, mask_agreement is not None)
 
     if not _any((*DETECTED, *COPIES, "wrong_type"), rules):
         return _judged(table, limits)
@@ -216,8 +216,8 @@ def _hits(table: pd.DataFrame, limits: Sequence[Limit]) -> dict[CurateRule, pd.S
     }
 
 
-def _hear(pairs: PairSet, threshold: float, objects: Tensor | None) -> Witnesses:
-    """The witnesses of pairs or, with their own pixels as parts, of shots."""
+def _evidence_of(pairs: PairSet, threshold: float, objects: Tensor | None) -> MaskEvidence:
+    """The evidence of pairs or, with their own pixels as parts, of shots."""
     found = []
     if objects is not None and objects.dim() == 2:
         objects = objects.expand(len(pairs), -1, -1)
@@ -226,8 +226,8 @@ def _hear(pairs: PairSet, threshold: float, objects: Tensor | None) -> Witnesses
         images, masks = _signed(pairs.image[part]), pairs.mask[part]
         parts = images * masks[:, None] if pairs.anomaly is None else _signed(pairs.anomaly[part])
         of = None if objects is None else objects[part]
-        found.append(hear_witnesses(images, parts, masks, threshold, of))
-    return Witnesses(*(torch.cat([getattr(w, f.name) for w in found]) for f in fields(Witnesses)))
+        found.append(mask_evidence(images, parts, masks, threshold, of))
+    return MaskEvidence(*(torch.cat([getattr(w, f.name) for w in found]) for f in fields(MaskEvidence)))
 
 
 def _detect(
@@ -242,10 +242,10 @@ def _detect(
     """The detector's scores, put into the table, and its limits."""
     normals = normals[torch.linspace(0, len(normals) - 1, min(MEMORY, len(normals))).round().long()]
     clear = torch.zeros(len(normals), *normals.shape[-2:])
-    memory = remember(look(features, normals, clear))
-    scores = surprise(memory, seen)
+    memory = memory_of(look(features, normals, clear))
+    scores = anomaly_score(memory, seen)
     looks = {name: look(features, of.image, of.mask) for name, of in shots.items()}
-    of_shots = {name: surprise(memory, each) for name, each in looks.items()}
+    of_shots = {name: anomaly_score(memory, each) for name, each in looks.items()}
     masks, limits = looks[defect].masked[0], []
     if "unseen" in rules:
         table["seen"] = in_mask(memory, scores, seen.masked[0]).exp().tolist()
@@ -257,7 +257,7 @@ def _detect(
         table["damage"] = of_pairs.exp().tolist()
         known = {name: beside_mask(memory, of_shots[name], each.masked[0]) for name, each in looks.items()}
         blurred = look(features, gaussian_blur(scaled(normals), 7, BLUR_PX), clear)
-        ways = [memory.normals, surprise(memory, blurred, held_back=True)]
+        ways = [memory.normals, anomaly_score(memory, blurred, held_back=True)]
         beside = torch.stack([beside_mask(memory, *under(masks, way)) for way in ways])
         limits.append(damaged_limit(known, defect, beside, len(normals), of_pairs))
     return limits

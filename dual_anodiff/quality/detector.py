@@ -1,7 +1,7 @@
 """An anomaly detector of normals alone: how far each place of a picture is from all places that the normals show.
 
 PatchCore's (Roth et al. 2022, eq. 6) in two of the ImageNet encoder's maps, without its core-set: few normals are enough
-for rules of thumb. A score is told in units of what held-back normals have in the same cells: 1 is a normal's.
+for rules of thumb. A score is in units of what held-back normals have in the same cells: 1 is a normal's.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Memory:
     normals: Tensor
 
 
-def remember(normals: Seen) -> Memory:
+def memory_of(normals: Seen) -> Memory:
     """Keep the normals' places; each normal's own score is against the others'. Raises: InputError for fewer than 2."""
     if len(normals) < 2:
         raise InputError(
@@ -37,10 +37,10 @@ def remember(normals: Seen) -> Memory:
     kept = torch.randperm(len(all_places), generator=torch.Generator().manual_seed(0))[:BANK]
     owner = kept // normals.maps[0].shape[2]
     memory = Memory(all_places[kept], owner, torch.empty(0))
-    return Memory(memory.places, owner, surprise(memory, normals, held_back=True))
+    return Memory(memory.places, owner, anomaly_score(memory, normals, held_back=True))
 
 
-def surprise(memory: Memory, pictures: Seen, *, held_back: bool = False) -> Tensor:
+def anomaly_score(memory: Memory, pictures: Seen, *, held_back: bool = False) -> Tensor:
     """1 − cosine to the nearest place; `held_back`: the pictures are the memory's own, in order, each left out for itself.
 
     Shape: (n, cells).

@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from dual_anodiff.config import CurateConfig, CurateRule
-from dual_anodiff.quality.trust import OBJECT_IOU, Witnesses, failures, largest_share
+from dual_anodiff.quality.trust import OBJECT_IOU, MaskEvidence, failures, largest_share
 from dual_anodiff.residual import AGREES
 
 # Of real pictures a rule may refuse as many: unseen, damaged and wrong_type have such a threshold, together one in ten.
@@ -70,11 +70,11 @@ def too_few(values: Mapping[str, Tensor]) -> str:
 def mask_limits(
     config: CurateConfig,
     shot_masks: Tensor,
-    witnesses: Witnesses | None,
+    evidence: MaskEvidence | None,
     has_objects: bool,
     into_normals: bool = False,
 ) -> list[Limit]:
-    """Limits of the rules that look at masks. `witnesses`: of the shots, with their objects where there are any.
+    """Limits of the rules that look at masks. `evidence`: of the shots, with their objects where there are any.
 
     `into_normals`: the pairs were drawn into normals, so that it is known where these changed.
 
@@ -89,14 +89,14 @@ def mask_limits(
     ]
     if into_normals:
         limits.append(Limit("masks_disagree", AGREES))
-    if witnesses is not None:
-        on_object = int((witnesses.object_iou > OBJECT_IOU).sum())
+    if evidence is not None:
+        on_object = int((evidence.object_iou > OBJECT_IOU).sum())
         no_object = "" if has_objects else "no object masks are given"
         limits += [
             Limit("whole_object", OBJECT_IOU, no_object or _own(on_object, m), m),
-            Limit("unrelated", math.nan, _own(sum(unrelated(witnesses)), m), m),
+            Limit("unrelated", math.nan, _own(sum(unrelated(evidence)), m), m),
         ]
-        least = float(witnesses.containment.min())
+        least = float(evidence.containment.min())
         off = min(OFF_OBJECT, 0.8 * least)
         why = "" if least > 0.2 else f"a shot has {least:.0%} of its mask on the object"
         limits.append(Limit("off_object", off, no_object or why, m))
@@ -104,16 +104,16 @@ def mask_limits(
     return [limit for limit in limits if limit.rule in config.rules or limit.rule == "empty"]
 
 
-def unrelated(witnesses: Witnesses) -> list[bool]:
+def unrelated(evidence: MaskEvidence) -> list[bool]:
     """Which masks belong to another thing than the image shows there, or whose parts spill far beyond them.
 
     Colours in the mask as around it are no fault here: 4 of 51 held-out defects of magnetic_tile have none of their own.
     Whether there is anything to be seen, `unseen` says.
     """
     elsewhere = replace(
-        witnesses,
-        object_iou=torch.zeros_like(witnesses.object_iou),
-        visibility=torch.ones_like(witnesses.visibility),
+        evidence,
+        object_iou=torch.zeros_like(evidence.object_iou),
+        visibility=torch.ones_like(evidence.visibility),
     )
     return [failure in ("unrelated", "full") for failure in failures(elsewhere, 1.0)]
 
@@ -187,8 +187,8 @@ def wrong_type_limit(held_out: Mapping[str, Tensor], name: str) -> Limit:
     least = least_expected(odds, name)
     if least is None:
         return Limit("wrong_type", math.nan, too_few(odds), m)
-    told = torch.cat([of[~of.isnan().any(1)].argmax(1) == i for i, of in enumerate(held_out.values())])
-    right = float(told.float().mean())
+    right_type = torch.cat([of[~of.isnan().any(1)].argmax(1) == i for i, of in enumerate(held_out.values())])
+    right = float(right_type.float().mean())
     if right < LEAST_TOLD:
         return Limit("wrong_type", math.nan, f"it tells {right:.0%} of held-out shots only", m)
     # One that is as likely of this type as by chance is not refused.

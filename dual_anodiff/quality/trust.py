@@ -1,6 +1,6 @@
-"""How far a generated pair's mask can be trusted, and what is wrong with it, told from the pair alone.
+"""How far a generated pair's mask can be trusted, and what is wrong with it, from the pair alone.
 
-Cross-attention is no witness: with it trust's rank correlation with the true IoU falls from 0.92 to 0.85 (image
+Cross-attention is no evidence: with it trust's rank correlation with the true IoU falls from 0.92 to 0.85 (image
 branch) or 0.81 (anomaly branch), as `benchmarks.masks` prints for drawn pairs drawn back by four adapters.
 """
 
@@ -33,7 +33,7 @@ FILLS_PICTURE = 0.9
 
 
 @dataclass(frozen=True)
-class Witnesses:
+class MaskEvidence:
     """What speaks for each mask. Shape: each (b,), 0 to 1.
 
     share: of the picture that the mask covers. agreement: how much of the image in the mask the part shows alike.
@@ -52,9 +52,9 @@ class Witnesses:
     object_iou: Tensor
 
 
-def hear_witnesses(
+def mask_evidence(
     images: Tensor, parts: Tensor, masks: Tensor, threshold: float, objects: Tensor | None = None
-) -> Witnesses:
+) -> MaskEvidence:
     """Measure pairs; all is 0 for an empty mask.
 
     Shape: images, parts (b, 3, h, w) in [-1, 1]; masks, objects (b, h, w) bool. Units: threshold in [0, 1], the one
@@ -83,7 +83,7 @@ def hear_witnesses(
         is_object = objects.flatten(1).float().mean(1) < FILLS_PICTURE
         object_iou = torch.where(is_object, iou(masks, objects), 0.0)
     some = (area > 0).float()
-    return Witnesses(
+    return MaskEvidence(
         share=area / masks[0].numel(),
         agreement=shown(masks) * some,
         spill=shown(~masks) * some,
@@ -94,7 +94,7 @@ def hear_witnesses(
     )
 
 
-def trust(w: Witnesses) -> Tensor:
+def trust(w: MaskEvidence) -> Tensor:
     """Geometric mean of agreement and stability, times containment: one that fails fails all. Shape: (b,), 0 to 1.
 
     Visibility has no part in it: a right mask of a faint defect is right. What nobody can see is 'unrelated'.
@@ -102,7 +102,7 @@ def trust(w: Witnesses) -> Tensor:
     return (w.agreement * w.stability).sqrt() * w.containment
 
 
-def failures(w: Witnesses, max_share: float = LARGEST_SHARE) -> list[str]:
+def failures(w: MaskEvidence, max_share: float = LARGEST_SHARE) -> list[str]:
     """What is wrong with each mask: 'empty', 'full', 'object', 'unrelated', or '' where nothing is.
 
     'object': marks the object, not a defect. 'full': covers more than max_share, or the part shows as much elsewhere.

@@ -23,7 +23,7 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Names, folders, or latest; the first is what the others are held against. None: the last two.",
+            help="Names, folders, or latest; the first is what the others are compared with. None: the last two.",
             autocompletion=known_runs,
         ),
     ] = None,

@@ -56,7 +56,7 @@ def tables_of(
 
 def runs_table(comparison: Comparison) -> Table:
     """A row a run: what it was, what all that it rests on took, what became of its pairs."""
-    table = Table(title="Runs and what they cost; the first is what the others are held against")
+    table = Table(title="Runs and what they cost; the first is what the others are compared with")
     table.caption = (
         "Times of all stages that a run rests on, cached or not; took: the run itself. GB: CUDA's, else all."
     )

@@ -88,7 +88,7 @@ def handover(
 
 
 def export_line(one: "Exported") -> str:
-    """A model's folder, its difference to PyTorch, and what its scores are held against."""
+    """A model's folder, its difference to PyTorch, and what its scores are compared with."""
     said = f"{one.folder}: max difference to PyTorch {one.max_difference:.1e} on {one.n_checked} pictures"
     if one.image_threshold is not None:
         said += f", refuse from pred_score {one.image_threshold:.4g}"

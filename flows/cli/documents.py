@@ -151,10 +151,10 @@ def lift_rows(lift: pd.DataFrame) -> list[dict[str, Any]]:
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows with plain numbers; null where one is not defined."""
-    told = table.astype(object).where(table.notna(), None)
+    filled = table.astype(object).where(table.notna(), None)
     return [
         {str(name): value.item() if hasattr(value, "item") else value for name, value in row.items()}
-        for row in told.to_dict("records")
+        for row in filled.to_dict("records")
     ]
 
 

@@ -74,7 +74,7 @@ def verify(
 
 @artifacts_app.command("gc", epilog="Example:\n\nanodiff artifacts gc --keep-runs 5 --delete")
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; else it is only told.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; else it is only listed.")] = False,
     older_than: Annotated[
         float,
         typer.Option(

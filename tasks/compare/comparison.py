@@ -1,4 +1,4 @@
-"""Runs beside each other: their figures and what sets them apart, the first one being what the others are held against.
+"""Runs beside each other: their figures and what sets them apart, the first one being what the others are compared with.
 
 A difference has an interval where both runs measured the same test pictures, by content (tasks.compare.paired); where they
 did not, the category is not compared, and it is said why.
@@ -219,13 +219,13 @@ def _fill_in(figures: pd.DataFrame, of_models: pd.DataFrame, first: str) -> pd.D
     gives, and notes on what has none."""
     base = figures.loc[figures["run"] == first, [*KEYS, "value"]].rename(columns={"value": "base"})
     kind = ["category", "model", "training_set", "run"]
-    told = of_models[[*kind, "note"]].rename(columns={"note": "told"})
-    filled = figures.merge(base, on=KEYS, how="left").merge(told, on=kind, how="left")
+    own_notes = of_models[[*kind, "note"]].rename(columns={"note": "own_note"})
+    filled = figures.merge(base, on=KEYS, how="left").merge(own_notes, on=kind, how="left")
     missing = (filled["run"] != first) & filled["difference"].isna()
     filled.loc[missing, "difference"] = filled["value"] - filled["base"]
     filled.loc[missing & filled["base"].isna(), "note"] = "not in the first run"
-    filled.loc[missing & filled["told"].notna(), "note"] = filled["told"]
-    same = missing & (filled["told"] == SAME)
+    filled.loc[missing & filled["own_note"].notna(), "note"] = filled["own_note"]
+    same = missing & (filled["own_note"] == SAME)
     filled.loc[same, ["difference", "low", "high"]] = 0.0
     filled.loc[same, "verdict"] = "no difference shown"
     return filled

@@ -81,8 +81,8 @@ def about_runs(
     """What each run was and cost: the stages' seconds are those of all artifacts that it rests on, cached or not."""
     rows = []
     for run, label in zip(runs, labels, strict=True):
-        told = json.loads((run.folder / DESCRIPTION).read_text())
-        started, ended = (datetime.fromisoformat(told[key]) for key in ("started", "ended"))
+        described = json.loads((run.folder / DESCRIPTION).read_text())
+        started, ended = (datetime.fromisoformat(described[key]) for key in ("started", "ended"))
         own, drawn = of_stages[of_stages["run"] == label], pairs[pairs["run"] == label]
         phases = own["stage"].map(PHASE_OF).fillna("other")
         seconds = own.groupby(phases)["seconds"].sum()

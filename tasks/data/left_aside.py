@@ -63,7 +63,7 @@ def left_aside(folder: Path) -> Iterator[Fault]:
 
 
 def _beside_pictures(folder: Path, but: set[str] | None = None) -> Iterator[Fault]:
-    """What else lies in a folder of pictures; sub-folders called as in `but` are told of elsewhere."""
+    """What else lies in a folder of pictures; sub-folders called as in `but` are named elsewhere."""
     broken, inner, others = [], [], []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):

@@ -88,8 +88,8 @@ def counts_text(table: pd.DataFrame) -> str:
     lines = []
     for category, rows in table.groupby("category"):
         counts = rows.groupby(["split", "label"], sort=False).size().reset_index(name="n")
-        told = [f"{row['n']} {row['split']}/{row['label']}" for row in counts.to_dict("records")]
-        lines.append(f"read: {category}: {', '.join(told)}")
+        counted = [f"{row['n']} {row['split']}/{row['label']}" for row in counts.to_dict("records")]
+        lines.append(f"read: {category}: {', '.join(counted)}")
     return "\n".join(lines)
 
 

@@ -78,7 +78,7 @@ def started(check: Callable[[], Iterator[Finding]]) -> "queue.Queue[list[Finding
     def work() -> None:
         try:
             answer.put(list(check()))
-        except Exception as error:  # told as a fault of that check; the others go on
+        except Exception as error:  # reported as a fault of that check; the others go on
             answer.put(error)
 
     threading.Thread(target=work, daemon=True).start()
@@ -101,13 +101,13 @@ def packages_found() -> Iterator[Finding]:
             continue
         if not extra and not wanted.specifier.contains(version, prereleases=True):
             wrong.append(f"{wanted.name} {version} is installed, {wanted} is wanted")
-    told = ", ".join(f"{name} {versions[name]}" for name in SHOWN if name in versions)
+    found = ", ".join(f"{name} {versions[name]}" for name in SHOWN if name in versions)
     if wrong:
         fix = "install the project again: pip install -r requirements.lock, pip install --no-deps -e ."
         yield Finding("packages", "fault", "; ".join(wrong), fix)
     else:
         left_out = f"; not installed, with their extra: {', '.join(absent)}" if absent else ""
-        yield Finding("packages", "ok", told + left_out)
+        yield Finding("packages", "ok", found + left_out)
 
 
 def machine_found(config: RunConfig) -> Iterator[Finding]:
@@ -168,10 +168,10 @@ def gpu_found(index: int) -> Finding:
 
 def driver() -> str:
     """The NVIDIA driver's version, as the kernel tells it."""
-    told = Path("/proc/driver/nvidia/version")
-    if not told.is_file():
+    driver = Path("/proc/driver/nvidia/version")
+    if not driver.is_file():
         return ""
-    words = told.read_text().split("Module", 1)[-1].split()
+    words = driver.read_text().split("Module", 1)[-1].split()
     return f", driver {next((word for word in words if word[0].isdigit()), 'of unknown version')}"
 
 

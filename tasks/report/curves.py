@@ -94,7 +94,7 @@ def curves_svg(table: pd.DataFrame, areas: Mapping[tuple[str, str], float], name
     """One model's three curves beside each other; `areas`: by metric and training set, as the run's table has them."""
     figure = new_figure(len(CURVES))
     order = list(dict.fromkeys(table["training_set"]))
-    told = []
+    sentences = []
     for axes, (curve, (metric, x_name, y_name)) in zip(figure.axes, CURVES.items(), strict=True):
         for position, training_set in enumerate(order):
             rows = table[(table["curve"] == curve) & (table["training_set"] == training_set)]
@@ -109,13 +109,13 @@ def curves_svg(table: pd.DataFrame, areas: Mapping[tuple[str, str], float], name
                 linewidth=1.6,
                 label=f"{training_set}  {area}",
             )
-            told.append(f"{METRICS[metric][0]} of {training_set} {area} %")
+            sentences.append(f"{METRICS[metric][0]} of {training_set} {area} %")
         axes.set(xlabel=x_name, ylabel=y_name, title=f"{curve}: {METRICS[metric][0]}, %")
         axes.set_xlim(0, FPR_LIMIT if curve == "PRO" else 1)
         axes.set_ylim(0, 1.02)
         corner = "upper right" if curve == "PR" else "lower right"
         _legend(axes, corner)
-    return svg_of(figure, name, f"{title}: {'; '.join(told)}")
+    return svg_of(figure, name, f"{title}: {'; '.join(sentences)}")
 
 
 def _legend(axes: Any, corner: str) -> None:

@@ -13,7 +13,7 @@ def doses_svg(dose: pd.DataFrame, name: str, category: str) -> str:
     overall = dose[dose["defect_type"] == "all"]
     groups = list(overall.groupby(["kind", "metric"], sort=False))
     figure = new_figure(len(groups))
-    told = []
+    sentences = []
     for axes, ((kind, metric), rows) in zip(figure.axes, groups, strict=True):
         metric_name = METRICS[str(metric)][0]
         for position, (model, curve) in enumerate(rows.groupby("model", sort=False)):
@@ -32,7 +32,7 @@ def doses_svg(dose: pd.DataFrame, name: str, category: str) -> str:
                 label=MODELS[str(model)],
             )
             ends = points.iloc[[0, -1]]
-            told.append(
+            sentences.append(
                 f"{MODELS[str(model)]} {metric_name}: "
                 + " and ".join(
                     f"{100 * row['value']:.1f} % at {row['dose']} {kind}" for row in ends.to_dict("records")
@@ -42,4 +42,4 @@ def doses_svg(dose: pd.DataFrame, name: str, category: str) -> str:
         legend = axes.legend(fontsize=7.5, frameon=False)
         for text in legend.get_texts():
             text.set_color(MUTED)
-    return svg_of(figure, name, f"Dose and response of {category}. {'; '.join(told)}")
+    return svg_of(figure, name, f"Dose and response of {category}. {'; '.join(sentences)}")

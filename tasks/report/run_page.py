@@ -222,18 +222,18 @@ def category_row(category: str, tables: Tables, broken: list[StageOutcome]) -> d
         if over_real.empty:
             continue
         row["pictures"] = f"{rows['n_good'].iloc[0]} + {rows['n_defect'].iloc[0]}"
-        told = {str(each["training_set"]): each for each in rows.to_dict("records")}
+        by_set = {str(each["training_set"]): each for each in rows.to_dict("records")}
         row["cells"][model] = {
             "real": percent(over_real["baseline"].iloc[0]),
             "sets": [
                 {
-                    "tone": TONES[told[name]["verdict"]],
-                    "sign": SIGNS[TONES[told[name]["verdict"]]],
-                    "text": f"{name} {signed(told[name]['difference'])}",
-                    "said": said(told[name]["verdict"]),
+                    "tone": TONES[by_set[name]["verdict"]],
+                    "sign": SIGNS[TONES[by_set[name]["verdict"]]],
+                    "text": f"{name} {signed(by_set[name]['difference'])}",
+                    "said": said(by_set[name]["verdict"]),
                 }
                 for name in GENERATED
-                if name in told
+                if name in by_set
             ],
         }
     return row

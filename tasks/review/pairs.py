@@ -116,9 +116,9 @@ def read_limits(curated: Artifact) -> dict[str, float]:
 
 
 def facts(row: Mapping[Any, Any], limits: Mapping[str, float]) -> list[tuple[str, str]]:
-    """What curation measured of a pair, in words, each beside the limit that it was held against."""
+    """What curation measured of a pair, in words, each beside the limit that it was compared with."""
 
-    def told(name: str, text: str, rule: str, bound: str) -> str | None:
+    def measured(name: str, text: str, rule: str, bound: str) -> str | None:
         value = row.get(name)
         if value is None or math.isnan(value):
             return None
@@ -126,17 +126,17 @@ def facts(row: Mapping[Any, Any], limits: Mapping[str, float]) -> list[tuple[str
         return text.format(value) + ("" if math.isnan(limit) else f" ({bound.format(limit)})")
 
     lines = {
-        "Mask covers": told("mask_share", "{:.1%} of the picture", "too_large", "at most {:.0%}"),
-        "Trust in the mask": told("trust", "{:.2f} of 1", "", ""),
-        "Part agrees with image": told("agreement", "{:.0%}", "", ""),
-        "Mask on the part": told("containment", "{:.0%}", "off_object", "at least {:.0%}"),
-        "Defect stands out": told("seen", "{:.2f} × a normal", "unseen", "at least {:.2f}"),
-        "Background differs": told("damage", "{:.2f} × a normal", "damaged", "at most {:.2f}"),
-        "Nearest shot": told("copy_distance", "distance {:.2f}", "copy_of_shot", "a copy up to {:.2f}"),
-        "Looks like this type": told("type_probability", "{:.0%}", "wrong_type", "at least {:.0%}"),
+        "Mask covers": measured("mask_share", "{:.1%} of the picture", "too_large", "at most {:.0%}"),
+        "Trust in the mask": measured("trust", "{:.2f} of 1", "", ""),
+        "Part agrees with image": measured("agreement", "{:.0%}", "", ""),
+        "Mask on the part": measured("containment", "{:.0%}", "off_object", "at least {:.0%}"),
+        "Defect stands out": measured("seen", "{:.2f} × a normal", "unseen", "at least {:.2f}"),
+        "Background differs": measured("damage", "{:.2f} × a normal", "damaged", "at most {:.2f}"),
+        "Nearest shot": measured("copy_distance", "distance {:.2f}", "copy_of_shot", "a copy up to {:.2f}"),
+        "Looks like this type": measured("type_probability", "{:.0%}", "wrong_type", "at least {:.0%}"),
     }
     if row.get("earlier_pair", -1) >= 0:
-        distance = told("earlier_distance", "{:.2f}", "copy_of_pair", "a copy up to {:.2f}")
+        distance = measured("earlier_distance", "{:.2f}", "copy_of_pair", "a copy up to {:.2f}")
         lines["Nearest earlier pair"] = f"{row['earlier_pair']}, distance {distance}"
     return [(name, text) for name, text in lines.items() if text is not None]
 

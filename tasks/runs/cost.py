@@ -1,4 +1,4 @@
-"""What a plan will cost: each stage held against what the store's earlier runs took for the same.
+"""What a plan will cost: each stage compared with what the store's earlier runs took for the same.
 
 Times and bytes are those of the same stage with the same base or encoder, scaled by what it has more or less to do.
 Nothing is guessed: of what was never run here, or only at another size, the cost is unknown.
@@ -129,9 +129,9 @@ def read_manifests(store: Path) -> dict[str, dict[str, Any]]:
     manifests = {}
     for ref, text in texts.items():
         try:
-            told = json.loads(text)
-            if {"inputs", "seconds", "device", "files"} <= set(told):
-                manifests[ref] = told
+            manifest = json.loads(text)
+            if {"inputs", "seconds", "device", "files"} <= set(manifest):
+                manifests[ref] = manifest
         except (ValueError, TypeError):
             continue
     return manifests
@@ -147,15 +147,17 @@ class Records:
     """What stages took, by stage, the model that they work with, and the device."""
 
     def __init__(self, planned: Sequence[Call], manifests: Mapping[str, dict[str, Any]]) -> None:
-        self.inputs: dict[str, Mapping[str, Any]] = {ref: told["inputs"] for ref, told in manifests.items()}
+        self.inputs: dict[str, Mapping[str, Any]] = {
+            ref: manifest["inputs"] for ref, manifest in manifests.items()
+        }
         self.inputs |= {call.out.ref: call.out.inputs for call in planned}
         self.known: dict[tuple[str, str], dict[str, list[tuple[str, Cost]]]] = {}
-        for ref, told in manifests.items():
+        for ref, manifest in manifests.items():
             stage = ref.split("/")[0]
-            size = sum(entry["bytes"] for entry in told["files"].values())
-            of_kind = self.known.setdefault((stage, self._same(told["inputs"])), {})
-            cost = Cost(float(told["seconds"]), float(size))
-            of_kind.setdefault(str(told["device"]), []).append((ref, cost))
+            size = sum(entry["bytes"] for entry in manifest["files"].values())
+            of_kind = self.known.setdefault((stage, self._same(manifest["inputs"])), {})
+            cost = Cost(float(manifest["seconds"]), float(size))
+            of_kind.setdefault(str(manifest["device"]), []).append((ref, cost))
 
     def cost(self, call: Call, device: str | None) -> Cost | None:
         """What a stage will take on a device: the median of earlier ones, scaled; None if there was nothing like it."""

@@ -199,17 +199,17 @@ def list_runs(store: Path) -> list[Listed]:
     found = []
     for name, text in run_files(store).items():
         try:
-            told = json.loads(text)
-            stages = told["stages"]
+            described = json.loads(text)
+            stages = described["stages"]
             categories = dict.fromkeys(each["label"].split("/")[0] for each in stages)
             failed = tuple(
                 f"{each['stage']} {each['label']}"
                 for each in stages
                 if each["status"] in ("failed", "skipped")
             )
-            started, ended = (datetime.fromisoformat(told[key]) for key in ("started", "ended"))
-            data = str(told["config"].get("data", ""))
-            found.append(Listed(name, told["state"], started, ended, tuple(categories), data, failed))
+            started, ended = (datetime.fromisoformat(described[key]) for key in ("started", "ended"))
+            data = str(described["config"].get("data", ""))
+            found.append(Listed(name, described["state"], started, ended, tuple(categories), data, failed))
         except (KeyError, TypeError, ValueError) as error:
             log.warning("%s: %s cannot be read: %s", name, DESCRIPTION, error)
     for each in runs_under_way(store):

@@ -1,4 +1,4 @@
-"""Why a planned stage is not there: held against the stage of the same label in an earlier run."""
+"""Why a planned stage is not there: compared with the stage of the same label in an earlier run."""
 
 import json
 from collections import Counter
@@ -83,7 +83,7 @@ class Reasons:
                 continue  # what the earlier version did not have
             before_refs, refs = set(refs_in([old])), list(refs_in([new]))
             if not before_refs and not refs:
-                yield f"{setting(call.stage, path)} {_told(old, new)}"
+                yield f"{setting(call.stage, path)} {change_text(old, new)}"
                 continue
             for ref in refs:
                 if ref not in before_refs:
@@ -127,7 +127,7 @@ def setting(stage: Stage, path: str) -> str:
     return NAMES.get(first, path)
 
 
-def _told(old: Any, new: Any) -> str:
+def change_text(old: Any, new: Any) -> str:
     """A change in words; of what a digest stands for, only that it changed."""
     texts = [
         "none" if value is None else value if isinstance(value, str) else json.dumps(value)

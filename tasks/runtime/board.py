@@ -103,7 +103,7 @@ class Board:
             )
 
     def drop_dead(self) -> None:
-        """Take the stages of processes off that were killed: they told nobody."""
+        """Take the stages of processes off that were killed: they reported no end."""
         with self._lock:
             for name in [name for name, (_, pid) in self._shown.items() if not psutil.pid_exists(pid)]:
                 self._drop(name)

@@ -10,8 +10,8 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.settings import get_current_settings
 
-from downstream.progress import heard_by as downstream_heard_by
-from dual_anodiff.progress import heard_by
+from downstream.progress import reported_to as downstream_reported_to
+from dual_anodiff.progress import reported_to
 from tasks.runtime.board import Row, is_shown, show
 from tasks.runtime.server import is_own_server
 from tasks.store.artifacts import Artifact
@@ -22,7 +22,7 @@ LINE_EVERY_S, ARTIFACT_EVERY_S, ROW_EVERY_S = 60.0, 5.0, 0.1
 
 
 @dataclass
-class Told:
+class StageProgress:
     """Where a stage's progress goes; called by the loops of the libraries."""
 
     out: Artifact
@@ -82,11 +82,11 @@ def speed(rate: float, unit: str) -> str:
 @contextmanager
 def progress_shown(out: Artifact) -> Iterator[None]:
     """Within, the progress of either library is that of this stage."""
-    told = Told(out, is_shown(), in_ui=not is_own_server(get_current_settings().api.url))
+    progress = StageProgress(out, is_shown(), in_ui=not is_own_server(get_current_settings().api.url))
     with ExitStack() as stack:
-        if told.on_board:
-            show(Row(out.ref, told.label))
-            stack.callback(show, Row(out.ref, told.label, over=True))
-        stack.enter_context(heard_by(told))
-        stack.enter_context(downstream_heard_by(told))
+        if progress.on_board:
+            show(Row(out.ref, progress.label))
+            stack.callback(show, Row(out.ref, progress.label, over=True))
+        stack.enter_context(reported_to(progress))
+        stack.enter_context(downstream_reported_to(progress))
         yield

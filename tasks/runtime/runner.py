@@ -23,7 +23,7 @@ from tasks.errors import AnodiffError
 from tasks.runtime.device import cores, give_back
 from tasks.runtime.log import IN_WORKER
 
-END_S = 10.0  # for a stage to be left and its end to be told
+END_S = 10.0  # for a stage to be left and its end to be reported
 
 current: ContextVar[TaskRunner[Any] | None] = ContextVar("current", default=None)
 
@@ -113,7 +113,7 @@ def start_worker(parent: int, environment: dict[str, str]) -> None:
 
 
 def _leave_stage(number: int, frame: FrameType | None) -> None:
-    """End this process, once Prefect's server is told that its stage ends: what is simply gone stays Running there.
+    """End this process, once Prefect's server knows that its stage ends: what is simply gone stays Running there.
 
     Not by an exception out of the stage: one that is not an Exception breaks the pool's thread in the run's process.
     """

@@ -226,8 +226,8 @@ def build_crop(
         )
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"label_index": "int64", "group": "int64"})
     write_split(table, out, out / SPLIT)
-    told = {"side_px": side_px, "places": [[place.y, place.x] for place in places], "left_out": left_out}
-    (out / CROPS).write_text(json.dumps(told, indent=1) + "\n")
+    card = {"side_px": side_px, "places": [[place.y, place.x] for place in places], "left_out": left_out}
+    (out / CROPS).write_text(json.dumps(card, indent=1) + "\n")
     return table
 
 
@@ -295,15 +295,15 @@ def build_blend(
     from dual_anodiff.crops.blend import blend_pairs
 
     normals = samples[(samples["split"] == "train") & (samples["label_index"] == 0)]
-    told = json.loads((cropped / CROPS).read_text())
+    card = json.loads((cropped / CROPS).read_text())
     passed = pairs["reasons"] == ""
     if not passed.any():
         log.warning("blend: no pair passed, so none is put into a whole picture")
     blended = blend_pairs(
         pairs[passed],
         [Path(path) for path in sorted(normals["image_path"])],
-        [Place(y, x) for y, x in told["places"]] if config.native.places == "shots" else [],
-        told["side_px"],
+        [Place(y, x) for y, x in card["places"]] if config.native.places == "shots" else [],
+        card["side_px"],
         out,
         seed=config.seed,
         horizontal=config.finetune.horizontal_flip,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("anodiff")
 
 CURATE = Stage("curate", version=4, time_by=("pairs",), sections=("curate", "finetune"))
-MAX_NORMALS = 60  # as many as the detector remembers
+MAX_NORMALS = 60  # as many as the detector keeps
 # How many are drawn shows in what is drawn; what people decide is a stage of its own.
 NOT_IN_KEY = {"max_draws", "use_review"}
 # What needs the anomaly part.

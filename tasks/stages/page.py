@@ -252,7 +252,7 @@ def heat_maps(shown: Shown, out: Path) -> dict[str, dict[str, Any]]:
 
     files = {"/".join(Path(path).parts[-4:]): Path(path) for path in shown.samples["image_path"]}
     strips: dict[str, list[tuple[Any, str, str]]] = {}
-    tables, told = [], {}
+    tables, titles = [], {}
     for model in (each for each in shown.models if each in MAP_MODELS):
         name = set_to_show(shown, model)
         seed = next(one.seed for one in shown.trained if (one.model, one.training_set) == (model, name))
@@ -263,7 +263,7 @@ def heat_maps(shown: Shown, out: Path) -> dict[str, dict[str, Any]]:
         chosen = pictures_to_show(predictions)
         table = heat_rows(predictions, chosen, model, name)
         tables.append(table)
-        told[model] = {"training_set": name, "beside": "real" in beside and name != "real", "seed": seed}
+        titles[model] = {"training_set": name, "beside": "real" in beside and name != "real", "seed": seed}
         strips[model] = []
         for each, row in zip(chosen, table.to_dict("records"), strict=True):
             picture = heat_strip(files[row["image_path"]], beside, each.index)
@@ -277,7 +277,7 @@ def heat_maps(shown: Shown, out: Path) -> dict[str, dict[str, Any]]:
         pd.concat(tables, ignore_index=True).to_parquet(out / HEATS, index=False)
     pictures = iter(within([one for of_model in strips.values() for one in of_model], HEATS_BYTES))
     return {
-        model: {**told[model], "pictures": [next(pictures) for _ in of_model]}
+        model: {**titles[model], "pictures": [next(pictures) for _ in of_model]}
         for model, of_model in strips.items()
     }
 

@@ -102,9 +102,9 @@ def report(
             steps_table(prepared.category, choices).to_parquet(staged.out / STEPS, index=False)
         build_sheets(prepared.category, samples, pairs, config.report, staged.out / SHEETS)
         # Without the files: they lie in the store, and a run's folder may be moved out of it.
-        told = pairs.drop(columns=["image_path", "anomaly_path", "mask_path"])
-        told.insert(0, "category", prepared.category)
-        told.to_parquet(staged.out / PAIRS, index=False)
+        listed = pairs.drop(columns=["image_path", "anomaly_path", "mask_path"])
+        listed.insert(0, "category", prepared.category)
+        listed.to_parquet(staged.out / PAIRS, index=False)
         read_quality(measured).to_parquet(staged.out / QUALITY, index=False)
 
     return run_stage(REPORT, out, config, make)

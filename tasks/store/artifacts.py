@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from tasks.errors import ArtifactError, StoreUnreachableError
-from tasks.store.lock import held
+from tasks.store.lock import locked
 from tasks.store.machine import device_name, package_versions, peak_memory
 from tasks.store.place import (
     Remote,
@@ -300,7 +300,7 @@ def publish(
     # Two runs that want the same artifact: one makes it, the other waits here. The lock dies with its process.
     with (
         FileLock(f"{artifact.staging}.lock"),
-        nullcontext() if remote is None else held(remote, artifact.ref),
+        nullcontext() if remote is None else locked(remote, artifact.ref),
     ):
         if fault(artifact) is None or (remote is not None and fetch(artifact, remote)):
             return False

@@ -19,7 +19,7 @@ BEAT_SECONDS, STALE_SECONDS, POLL_SECONDS = 10.0, 60.0, 5.0
 
 
 @contextmanager
-def held(remote: Remote, ref: str) -> Iterator[None]:
+def locked(remote: Remote, ref: str) -> Iterator[None]:
     """Hold a lock that all machines of a store see; one that its holder's death left is taken over.
 
     Only for who holds the file lock of `ref` in this machine's folder: a lock of our own name then is a dead one's.

@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What can go: in the order that it is told in, with bytes."""
+    """What can go: in the order that it is shown in, with bytes."""
 
     artifacts: dict[str, int] = field(default_factory=dict)  # that no run needs
     leftovers: dict[str, int] = field(default_factory=dict)  # folders of stages that were stopped
@@ -211,11 +211,11 @@ def _entry(store: Path, ref: str, text: bytes | None, size: int) -> Entry:
     """An artifact as its manifest tells; of one that is broken, what its place tells."""
     artifact = artifact_of(store, ref)
     try:
-        told = json.loads(text or b"")
-        created = datetime.fromisoformat(told["created"]).isoformat()
-        artifact = replace(artifact, label=str(told["label"]), inputs=told["inputs"])
-        needs = frozenset(refs_in(told["inputs"]))
-        return Entry(artifact, size, 0.0, created, float(told["seconds"]), needs)
+        manifest = json.loads(text or b"")
+        created = datetime.fromisoformat(manifest["created"]).isoformat()
+        artifact = replace(artifact, label=str(manifest["label"]), inputs=manifest["inputs"])
+        needs = frozenset(refs_in(manifest["inputs"]))
+        return Entry(artifact, size, 0.0, created, float(manifest["seconds"]), needs)
     except (ValueError, KeyError, TypeError):
         return Entry(artifact, size, 0.0, "", 0.0, frozenset())
 

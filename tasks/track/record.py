@@ -55,8 +55,10 @@ class Record:
 
 def times_ms(run: Run) -> tuple[int, int]:
     """Start and end of a run, in ms since the epoch."""
-    told = json.loads((run.folder / DESCRIPTION).read_text())
-    start, end = (int(1000 * datetime.fromisoformat(told[key]).timestamp()) for key in ("started", "ended"))
+    described = json.loads((run.folder / DESCRIPTION).read_text())
+    start, end = (
+        int(1000 * datetime.fromisoformat(described[key]).timestamp()) for key in ("started", "ended")
+    )
     return start, end
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dual_anodiff.regions import Conditioning
+from dual_anodiff.regions import RegionGuide
 
 SIZE = 64
 
@@ -21,15 +21,15 @@ def squares(*sides: int) -> Tensor:
 
 def judge_by_coin(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Previews are drawn, but their noise tosses a coin instead. Returns: how many were, the last to be counted up."""
-    settle, tries = Conditioning.settle, [0]
+    settle, tries = RegionGuide.settle, [0]
 
-    def by_coin(held: Conditioning, noise: Tensor, draw: Any, preview: Any) -> Tensor:
+    def by_coin(guide: RegionGuide, noise: Tensor, draw: Any, preview: Any) -> Tensor:
         def judged(which: list[int], some: Tensor) -> Tensor:
             assert preview(which, some).shape == (len(which), 3, SIZE, SIZE)
             tries[-1] += 1
             return squares(*(20 if each.mean() > 0 else 0 for each in some))
 
-        return settle(held, noise, draw, judged)
+        return settle(guide, noise, draw, judged)
 
-    monkeypatch.setattr(Conditioning, "settle", by_coin)
+    monkeypatch.setattr(RegionGuide, "settle", by_coin)
     return tries

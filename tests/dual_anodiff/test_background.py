@@ -16,15 +16,16 @@ from torch import Tensor
 from dual_anodiff.adapter import adapter_parameters, attach_adapter
 from dual_anodiff.adapter_card import AdapterCard, read_card
 from dual_anodiff.attention import BackgroundMemory, branch_linear
-from dual_anodiff.background import recall, remember
+from dual_anodiff.background import recall, record_background
 from dual_anodiff.base import load_base
 from dual_anodiff.config import AdapterConfig, FinetuneConfig, GenerateConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.generation import generate_pairs
 from dual_anodiff.images import Background, Shot, load_background, load_image
 from dual_anodiff.lora import export_lora
-from dual_anodiff.objective import seeded, two_branch_loss
+from dual_anodiff.objective import two_branch_loss
 from dual_anodiff.pipeline import DualAnoDiffPipeline
+from dual_anodiff.randomness import seeded
 from dual_anodiff.training import train
 from tests.dual_anodiff.previews import judge_by_coin
 from tests.tiny_base import tiny_base
@@ -58,7 +59,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def run(unet: Any, backgrounds: Tensor | None) -> Tensor:
     latents, t, text, _ = inputs()
-    memory = None if backgrounds is None else remember(unet, backgrounds, t[::2], text[::2])
+    memory = None if backgrounds is None else record_background(unet, backgrounds, t[::2], text[::2])
     kwargs = None if memory is None else {"background": memory}
     out: Tensor = unet(latents, t, encoder_hidden_states=text, cross_attention_kwargs=kwargs).sample
     return out
@@ -136,7 +137,7 @@ def gradients(base: Path, amount: float, *, checkpointing: bool = False) -> dict
         pipe.unet.enable_gradient_checkpointing()
     latents, t, text, backgrounds = inputs()
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
-    memory = remember(pipe.unet, backgrounds, t[::2], text[::2])
+    memory = record_background(pipe.unet, backgrounds, t[::2], text[::2])
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     two_branch_loss(pipe.unet, scheduler, latents, text[:2], t[::2], noise, memory).backward()
     return {n: p.grad for n, p in adapter_parameters(pipe.unet, torch.nn.Module()) if p.grad is not None}

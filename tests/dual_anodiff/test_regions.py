@@ -20,8 +20,8 @@ from dual_anodiff.images import Shot
 from dual_anodiff.objective import decode, encode
 from dual_anodiff.pipeline import DualAnoDiffPipeline
 from dual_anodiff.regions import (
-    LEANS,
-    Conditioning,
+    STRENGTHS,
+    RegionGuide,
     box_of,
     check_where,
     draw_regions,
@@ -111,7 +111,7 @@ def test_a_line_thinner_than_a_cell_stays_a_line(pipe: DualAnoDiffPipeline, tmp_
     ImageDraw.Draw(drawn).line([(40, 100), (420, 380), (860, 520)], fill=255, width=6)
     drawn.save(tmp_path / "crack.png")
     region = read_region(tmp_path / "crack.png", SIZE)
-    cells = Conditioning(pipe.card, pipe.vae, region[None], [0], SIZE // 8).region[0, 0] > 0
+    cells = RegionGuide(pipe.card, pipe.vae, region[None], [0], SIZE // 8).region[0, 0] > 0
     for marked, side in ((region, SIZE), (cells, SIZE // 8)):
         assert ndimage.label(marked, np.ones((3, 3)))[1] == 1
         np.testing.assert_allclose(box_of(marked), np.array([100, 40, 520, 860]) / 900, atol=1 / side)
@@ -181,15 +181,17 @@ def test_the_place_that_leans_as_wished_is_moved_to_the_region_and_no_other_is_l
 ) -> None:
     """Sides in cells: 8; the region is the upper left 3 by 3, bumps are planted in the lower right and upper right."""
     assert pipe.card is not None
-    held = Conditioning(pipe.card, pipe.vae, corner(2), [0, 1], SIZE // 8)
-    towards = held.mean
+    guide = RegionGuide(pipe.card, pipe.vae, corner(2), [0, 1], SIZE // 8)
+    towards = guide.mean
     noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     noise[..., 4:7, 4:7] += 2.5 * towards
     noise[..., 0:3, 4:7] += 4 * towards
     moved = noise.roll((-4, -4), (-2, -1))
     before = (moved * towards).sum((1, 2))
-    leans = (before[:, None] * held.weight).sum((1, 2, 3)).tolist()
-    steered = torch.cat([held.of([i]).steer(noise[i : i + 1], lean, towards) for i, lean in enumerate(leans)])
+    leans = (before[:, None] * guide.weight).sum((1, 2, 3)).tolist()
+    steered = torch.cat(
+        [guide.of([i]).steer(noise[i : i + 1], lean, towards) for i, lean in enumerate(leans)]
+    )
     after = (steered * towards).sum((1, 2))
     torch.testing.assert_close(
         steered - after[:, None, None] * towards, moved - before[:, None, None] * towards
@@ -202,20 +204,20 @@ def test_the_place_that_leans_as_wished_is_moved_to_the_region_and_no_other_is_l
 
 def test_noise_that_leans_too_little_is_raised_in_the_region(pipe: DualAnoDiffPipeline) -> None:
     assert pipe.card is not None
-    held = Conditioning(pipe.card, pipe.vae, corner(20), range(20), SIZE // 8)
+    guide = RegionGuide(pipe.card, pipe.vae, corner(20), range(20), SIZE // 8)
     noise = torch.randn(20, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    steered = held.steer(noise, 4.0, held.own)
-    leaning = (steered * held.own).sum((1, 2))[:, None]
-    torch.testing.assert_close((leaning * held.weight).sum((1, 2, 3)), torch.full((20,), 4.0))
-    again = held.steer(steered, 4.0, held.own)
+    steered = guide.steer(noise, 4.0, guide.own)
+    leaning = (steered * guide.own).sum((1, 2))[:, None]
+    torch.testing.assert_close((leaning * guide.weight).sum((1, 2, 3)), torch.full((20,), 4.0))
+    again = guide.steer(steered, 4.0, guide.own)
     torch.testing.assert_close(again[..., :3, :3], steered[..., :3, :3], msg="once is enough")
 
 
 def test_a_defect_has_reached_its_region_when_a_tenth_of_it_is_masked(pipe: DualAnoDiffPipeline) -> None:
     """Of 24 × 24 px: more than a tenth are 8 × 8 and 20 × 20, less are 0 and 6 × 6."""
     assert pipe.card is not None
-    held = Conditioning(pipe.card, pipe.vae, corner(4), range(4), SIZE // 8)
-    assert held.reached(squares(8, 0, 20, 6)).tolist() == [True, False, True, False]
+    guide = RegionGuide(pipe.card, pipe.vae, corner(4), range(4), SIZE // 8)
+    assert guide.reached(squares(8, 0, 20, 6)).tolist() == [True, False, True, False]
 
 
 def test_a_pair_keeps_the_first_noise_that_reaches_its_region_and_leans_no_further(
@@ -226,7 +228,7 @@ def test_a_pair_keeps_the_first_noise_that_reaches_its_region_and_leans_no_furth
     At once it leans towards one shot's contrast, later towards their mean.
     """
     assert pipe.card is not None
-    held = Conditioning(pipe.card, pipe.vae, corner(3), range(3), SIZE // 8)
+    guide = RegionGuide(pipe.card, pipe.vae, corner(3), range(3), SIZE // 8)
     streams = [torch.Generator().manual_seed(i) for i in range(3)]
     drawn = [torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(9))]
     asked: list[list[int]] = []
@@ -241,11 +243,11 @@ def test_a_pair_keeps_the_first_noise_that_reaches_its_region_and_leans_no_furth
         assert len(noise) == len(which)
         return squares(*(20 if i == 0 or (i == 1 and len(asked) == 2) else 0 for i in which))
 
-    settled = held.settle(drawn[0], draw, preview)
-    assert asked == [[0, 1, 2], [1, 2], *[[2]] * (len(LEANS) - 3)]
-    for i, attempt in enumerate([0, 1, len(LEANS) - 1]):
-        towards = held.mean if attempt else held.own[i : i + 1]
-        expected = held.of([i]).steer(drawn[attempt][i : i + 1], LEANS[attempt], towards)
+    settled = guide.settle(drawn[0], draw, preview)
+    assert asked == [[0, 1, 2], [1, 2], *[[2]] * (len(STRENGTHS) - 3)]
+    for i, attempt in enumerate([0, 1, len(STRENGTHS) - 1]):
+        towards = guide.mean if attempt else guide.own[i : i + 1]
+        expected = guide.of([i]).steer(drawn[attempt][i : i + 1], STRENGTHS[attempt], towards)
         torch.testing.assert_close(settled[i : i + 1], expected)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runtime.progress import Told, speed
+from tasks.runtime.progress import StageProgress, speed
 from tasks.store.artifacts import Artifact
 
 
@@ -12,13 +12,13 @@ def test_a_line_says_how_far_how_fast_and_how_long(said: list[str], monkeypatch:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     out = Artifact(Path("store"), "finetune", "tile", "0" * 20, "tile/hole", inputs={})
-    told = Told(out, on_board=False, in_ui=False, began=now, last_line=now)
-    told(300, 500, "step", 0.5)  # resumed: these were not done now
+    report = StageProgress(out, on_board=False, in_ui=False, began=now, last_line=now)
+    report(300, 500, "step", 0.5)  # resumed: these were not done now
     now = 1030.0
-    told(330, 500, "step", 0.4)
+    report(330, 500, "step", 0.4)
     assert not said
     now = 1060.0
-    told(360, 500, "step", 0.25)
+    report(360, 500, "step", 0.25)
     assert said == ["finetune  tile/hole: 360 of 500 steps, 1.0 step/s, loss 0.250, 2 min left"]
 
 

@@ -241,7 +241,7 @@ def test_of_a_store_elsewhere_what_lies_there_is_judged(
     # A machine that is sending files now has not sent the manifest yet.
     being_sent = plan(store, "localize", 1, "bolt")
     write(elsewhere(store), f"artifacts/{being_sent.ref}/file", b"half")
-    with lock.held(elsewhere(store), being_sent.ref):
+    with lock.locked(elsewhere(store), being_sent.ref):
         assert list(find_garbage(store, older_than_days=7).artifacts) == refs(unused)
 
     monkeypatch.setenv("ANODIFF_CACHE", str(tmp_path / "another machine"))
