@@ -7,6 +7,7 @@ from prefect import task
 
 from dual_anodiff.base import fingerprint, resolve_base
 from dual_anodiff.config import FinetuneConfig
+from dual_anodiff.initial import initial_adapter, initial_digest
 from tasks.artifacts import Artifact, Staged, plan
 from tasks.config import RunConfig
 from tasks.errors import DataError
@@ -19,7 +20,8 @@ from tasks.split import ShotChoice, choice_key, choice_label, chosen_shots
 VERSION = 4
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
 # The normals' settings count by the artifact that they made.
-NOT_IN_KEY = {"base", "revision", "checkpoint_every_steps", "adapt_to_normals", "normals"}
+# The initial adapter counts by its weights.
+NOT_IN_KEY = {"base", "revision", "checkpoint_every_steps", "adapt_to_normals", "normals", "initial_adapter"}
 
 
 def plan_finetune(
@@ -35,6 +37,7 @@ def plan_finetune(
     `choice`: of the split's shots, where not all are learnt from. `objects`: masks of the objects in the shots, for an
     adapter with a background, else None. Raises: BaseModelError if the base is a folder without a pipeline.
     """
+    initial = initial_adapter(config.finetune)
     # Crops are of the chosen shots, and say so.
     label = (
         prepared.label if prepared.stage == "crop" else f"{prepared.category}/{defect}{choice_label(choice)}"
@@ -51,6 +54,7 @@ def plan_finetune(
         normals=normals,
         seed=config.seed,
         **({} if objects is None else {"objects": objects}),
+        **({} if initial is None else {"initial_adapter": initial_digest(initial)}),
         **choice_key(choice),
         revision=revision_read(config.finetune),
         **config.finetune.model_dump(exclude=NOT_IN_KEY),
