@@ -16,8 +16,7 @@ from dual_anodiff.adapter_card import DESCRIPTION, AdapterCard
 from dual_anodiff.attention import BRANCHES, BackgroundCompensation, TwoBranchAttnProcessor
 from dual_anodiff.config import AdapterConfig
 from dual_anodiff.errors import AdapterError
-
-WEIGHTS = "adapter.safetensors"
+from dual_anodiff.initial import WEIGHTS
 
 
 def attach_adapter(unet: Any, text_encoder: Any, config: AdapterConfig, *, seed: int = 0) -> None:
@@ -123,6 +122,24 @@ def load_weights(
     for name, parameter in own.items():
         # Of the product's two factors one.
         parameter.copy_(weights[name] * strength if ".lora_B." in name else weights[name])
+
+
+@torch.no_grad()
+def load_initial(folder: Path, unet: nn.Module, text_encoder: nn.Module) -> None:
+    """Fill attached adapters, but for a background's module, which stays fresh.
+
+    Raises: AdapterError if the file is missing, or names and shapes are not those of the attached adapters.
+    """
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except Exception as error:
+        raise AdapterError(f"{folder / WEIGHTS}: can't be read ({error}); make it again") from error
+    own = {name: p for name, p in adapter_parameters(unet, text_encoder) if ".background." not in name}
+    if weights.keys() != own.keys() or any(own[n].shape != w.shape for n, w in weights.items()):
+        odd = sorted(weights.keys() ^ own.keys())[:3]
+        raise AdapterError(f"{folder / WEIGHTS}: does not fit this base (first differences: {odd})")
+    for name, parameter in own.items():
+        parameter.copy_(weights[name])
 
 
 def kept_weights(folder: Path, step: int) -> Path:

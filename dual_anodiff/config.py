@@ -89,6 +89,12 @@ class FinetuneConfig(_Frozen):
         512, ge=64, le=1024, multiple_of=8, description="Side of the square the model works on, px."
     )
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="Size of what is trained.")
+    initial_adapter: str = Field(
+        "auto",
+        min_length=1,
+        description="Adapter to start from: 'fresh', a folder that `dual_anodiff.pretrain adapter` wrote, or 'auto': "
+        "the base's own (its folder `adapter`) where that has the sizes set here, else fresh.",
+    )
     train_steps: int = Field(2000, ge=1, le=100_000, description="Optimizer steps.")
     batch_size: int = Field(4, ge=1, le=64, description="Pairs in one forward call (two pictures each).")
     gradient_accumulation_steps: int = Field(

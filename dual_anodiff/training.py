@@ -12,13 +12,14 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from dual_anodiff.adapter import adapter_parameters, attach_adapter, save_adapter
+from dual_anodiff.adapter import adapter_parameters, attach_adapter, load_initial, save_adapter
 from dual_anodiff.adapter_card import AdapterCard
 from dual_anodiff.background import record_background
 from dual_anodiff.base import fingerprint, load_base
 from dual_anodiff.config import FinetuneConfig, MaskConfig
 from dual_anodiff.errors import AdapterError, InputError
 from dual_anodiff.images import Background, Shot, load_background, load_shot
+from dual_anodiff.initial import initial_adapter
 from dual_anodiff.latents import CachedLatents, cache_latents
 from dual_anodiff.loop import Schedule, optimize, write_losses
 from dual_anodiff.masks import fit_threshold
@@ -67,7 +68,7 @@ def train(
     `objects` are masks of the objects in the shots, one each, for an adapter with a background.
 
     Raises: InputError for no shots or objects, or an unusable picture or mask; BaseModelError if the base can't be loaded;
-    AdapterError if `normals` can't be read or belongs to another base.
+    AdapterError if `normals` or the initial adapter can't be read or belongs to another base.
     """
     if not shots:
         raise InputError("finetune: no defect pictures with masks were given; at least one is needed")
@@ -89,6 +90,9 @@ def train(
     )
     threshold, mask_iou = _calibrate_masks(vae, images, masks, mask or MaskConfig())
     attach_adapter(unet, text_encoder, config.adapter, seed=seed)
+    initial = initial_adapter(config)
+    if initial is not None:
+        load_initial(initial, unet, text_encoder)
     unet.to(device)
     text_encoder.to(device)
     if config.gradient_checkpointing:

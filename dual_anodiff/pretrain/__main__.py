@@ -1,4 +1,4 @@
-"""Make the bundled base and measure it: `python -m dual_anodiff.pretrain train | evaluate --help`."""
+"""Make the bundled base and measure it: `python -m dual_anodiff.pretrain train | decoder | adapter | evaluate --help`."""
 
 import argparse
 import time
@@ -8,11 +8,14 @@ import torch
 from diffusers import AutoencoderTiny
 
 from dual_anodiff.base import MINI
+from dual_anodiff.config import AdapterConfig
 from dual_anodiff.demo_data import DEMO_CATEGORIES
-from dual_anodiff.pretrain.corpus import read_corpus, write_corpus
+from dual_anodiff.pretrain.adapter import train_adapter
+from dual_anodiff.pretrain.corpus import Corpus, read_corpus, write_corpus
 from dual_anodiff.pretrain.denoiser import train_denoiser
+from dual_anodiff.pretrain.photographs import find_photographs
 from dual_anodiff.pretrain.stage import Plan
-from dual_anodiff.pretrain.vae import encode_corpus, train_vae
+from dual_anodiff.pretrain.vae import encode_corpus, train_decoder, train_vae
 
 STAGES = ("vae", "denoiser")
 
@@ -21,6 +24,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dual_anodiff.pretrain", description=__doc__)
     commands = parser.add_subparsers(required=True)
     _add_train(commands.add_parser("train", help="draw pictures and train vae and denoiser"))
+    _add_decoder(
+        commands.add_parser(
+            "decoder", help="go on with the VAE's decoder on photographs; latents stay as they are"
+        )
+    )
+    _add_adapter(
+        commands.add_parser(
+            "adapter", help="train the two-branch adapter that few-shot fine-tuning starts from"
+        )
+    )
     _add_evaluate(
         commands.add_parser("evaluate", help="print the figures of a base, write its picture sheets")
     )
@@ -48,6 +61,82 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
 
 
+def _add_decoder(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Resumes from its checkpoint with the same command; a contact sheet is in --work."
+    parser.add_argument("--base", type=Path, default=MINI, help="whose VAE to go on from")
+    parser.add_argument("--work", type=Path, required=True, help="corpus, checkpoint, contact sheet")
+    parser.add_argument("--out", type=Path, required=True, help="the VAE, in diffusers format")
+    _add_corpus(parser)
+    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--batch", type=int, default=16, help="crops of 64 px")
+    _add_common(parser)
+    parser.set_defaults(run=_decoder)
+
+
+def _decoder(a: argparse.Namespace) -> None:
+    # Imported here: the image encoder needs packages that a bare training machine lacks.
+    from dual_anodiff.pretrain.perception import Perception
+
+    deadline = time.monotonic() + 60 * a.minutes
+    plan = Plan(a.steps, a.batch, a.seed, a.device, deadline)
+    train_decoder(_corpus(a), a.base, a.out, a.work, plan, Perception().to(a.device))
+
+
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pictures", type=Path, help="openly licensed photographs, with origin.csv")
+    parser.add_argument(
+        "--real-share", type=float, default=0.7, help="of the corpus that are photographs, 0 to 1"
+    )
+    parser.add_argument("--num-pictures", type=int, default=16_000)
+    parser.add_argument("--size-px", type=int, default=128)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, resumable")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _corpus(a: argparse.Namespace) -> Corpus:
+    """Drawn and photographed pictures, in `--work`; nothing is drawn twice."""
+    a.work.mkdir(parents=True, exist_ok=True)
+    real = None if a.pictures is None else find_photographs(a.pictures)
+    write_corpus(a.work / "corpus", a.num_pictures, a.size_px, a.seed, real=real, real_share=a.real_share)
+    return read_corpus(a.work / "corpus").to(a.device)
+
+
+def _add_adapter(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Resumes from its checkpoint with the same command. For any SD 1.x/2.x base."
+    parser.add_argument("--base", default="mini", help="'mini', a folder or a hub id")
+    parser.add_argument("--work", type=Path, required=True, help="corpus, checkpoint")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the adapter; a base's own is its folder `adapter`"
+    )
+    parser.add_argument("--pictures", type=Path, help="openly licensed photographs, with origin.csv")
+    parser.add_argument(
+        "--real-share", type=float, default=0.7, help="of the corpus that are photographs, 0 to 1"
+    )
+    parser.add_argument("--num-pictures", type=int, default=16_000)
+    parser.add_argument("--size-px", type=int, default=128)
+    parser.add_argument("--lora-rank", type=int, default=8)
+    parser.add_argument("--saim-rank", type=int, default=8)
+    parser.add_argument("--text-encoder-lora-rank", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--batch", type=int, default=8, help="pairs, two pictures each")
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
+    _add_common(parser)
+    parser.set_defaults(run=_adapter)
+
+
+def _adapter(a: argparse.Namespace) -> None:
+    deadline = time.monotonic() + 60 * a.minutes
+    config = AdapterConfig(
+        lora_rank=a.lora_rank, saim_rank=a.saim_rank, text_encoder_lora_rank=a.text_encoder_lora_rank
+    )
+    plan = Plan(a.steps, a.batch, a.seed, a.device, deadline)
+    train_adapter(_corpus(a), a.base, a.out, a.work, plan, config, learning_rate=a.learning_rate)
+
+
 def _train(a: argparse.Namespace) -> None:
     deadline = time.monotonic() + 60 * a.minutes
     a.work.mkdir(parents=True, exist_ok=True)
@@ -63,7 +152,7 @@ def _train(a: argparse.Namespace) -> None:
         done = train_vae(corpus, a.out / "vae", a.work, plan(a.vae_steps, a.vae_batch), start=start)
     if "denoiser" in a.stages and done:
         vae = AutoencoderTiny.from_pretrained(a.out / "vae").to(a.device)
-        latents = encode_corpus(vae, corpus)
+        latents = encode_corpus(lambda pictures: vae.encode(pictures).latents, corpus)
         denoiser_plan = plan(a.denoiser_steps, a.denoiser_batch)
         train_denoiser(corpus, latents, a.out, a.work, denoiser_plan, start=a.start)
 

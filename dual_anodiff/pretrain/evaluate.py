@@ -63,6 +63,7 @@ def evaluate(
     real = [folder for folder in sorted(data.glob("*")) if (folder / "ground_truth").is_dir()]
     for folder in real:
         tell(f"vae_{folder.name}", fidelity.vae_on_real(vae, folder).round(3).to_dict("index"))
+        tell(f"sharpness_{folder.name}", rounded(fidelity.sharpness_kept(vae, folder)))
     if not real:
         print(f"{data}: no real pictures here, so none were measured", flush=True)
 

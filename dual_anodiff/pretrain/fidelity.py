@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from dual_anodiff.images import Shot, load_image, load_shot
+from dual_anodiff.images import Shot, load_image, load_shot, square
 from dual_anodiff.objective import decode, encode
 from dual_anodiff.pretrain.corpus import (
     DEFECT_NAMES,
@@ -104,6 +104,22 @@ def vae_on_real(vae: AutoencoderTiny, category: Path, limit: int = 32) -> pd.Dat
             {"defect": folder.name, "psnr": float(psnr(output, image).mean()), "contrast_kept": float(kept.mean())}
         )  # fmt: skip
     return pd.DataFrame(rows).set_index("defect")
+
+
+def sharpness(images: Tensor) -> Tensor:
+    """Standard deviation of the Laplacian over 4 neighbours, in grey levels of 0 to 255. Shape: (b, 3, h, w) → (b,)."""
+    grey = images.mean(1, keepdim=True) * 127.5
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+    return F.conv2d(grey, kernel).flatten(1).std(1)
+
+
+@torch.no_grad()
+def sharpness_kept(vae: AutoencoderTiny, category: Path, limit: int = 64) -> dict[str, float]:
+    """Of real sound pictures: their sharpness, and the share that encoding and decoding leaves."""
+    folder = category / "train" / "good"
+    images = torch.stack([square(load_image(path), SIZE_PX) for path in sorted(folder.iterdir())[:limit]])
+    before, after = sharpness(images), sharpness(reconstruct(vae, images))
+    return {"sharpness": float(before.mean()), "kept": float((after / before).mean())}
 
 
 def caption_mix(kinds: Sequence[int], count: int, seed: int) -> list[tuple[int, int]]:

@@ -50,12 +50,12 @@ def fit(
     ema_decay: float,
     warmup_steps: int = 100,
 ) -> bool:
-    """Train `model`, afterwards it holds the moving average; whether all steps were taken.
+    """Train what of `model` needs gradients, afterwards it holds the moving average; whether all steps were taken.
 
     `loss(step)` draws all it needs from the step's number, so that a resumed training goes on as if uninterrupted.
     `show()` runs at each checkpoint and sees the moving average.
     """
-    parameters: list[Tensor] = list(model.parameters())
+    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     ema = [p.detach().clone() for p in parameters]
     path, first = work / f"{name}.pt", 0

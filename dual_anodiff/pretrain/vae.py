@@ -1,5 +1,7 @@
 """Stage 1: a tiny autoencoder, f8 with 16 latent channels, that keeps thin scratches."""
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,12 @@ from dual_anodiff.pretrain.stage import HELD_OUT, Plan, contact_sheet, fit
 
 LATENT_CHANNELS = 16
 LEARNING_RATE = 1e-3
+PERCEPTION = 1.0  # weight of what the image encoder sees beside the pixel losses
 CROP_PX = 64  # it is fully convolutional: crops give four times the pictures for the same work
+
+
+# Distance of two pictures in a network's eyes. Shape: (b, 3, h, w) in [-1, 1] twice → ().
+Perception = Callable[[Tensor, Tensor], Tensor]
 
 
 def build_vae() -> AutoencoderTiny:
@@ -147,17 +154,48 @@ def reconstruct(vae: AutoencoderTiny, image: Tensor) -> Tensor:
     return vae.decode(vae.encode(image).latents).sample.clamp(-1, 1)
 
 
-def encode_corpus(vae: AutoencoderTiny, corpus: Corpus) -> Tensor:
+@torch.no_grad()
+def encode_corpus(encode: Callable[[Tensor], Tensor], corpus: Corpus) -> Tensor:
     """Latents of every picture and of every anomaly part. Shape: (n, 2, c, h/8, w/8) half precision."""
-    device = corpus.kinds.device
     latents = []
-    for index in torch.arange(len(corpus), device=device).split(64):
+    for index in torch.arange(len(corpus), device=corpus.kinds.device).split(64):
         image, mask = corpus.batch(index)
-        both = (
-            torch.stack([image, image * mask], dim=1)
-            .flatten(0, 1)
-            .contiguous(memory_format=torch.channels_last)
-        )
-        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
-            latents.append(vae.encode(both).latents.half().unflatten(0, (len(index), 2)))
+        both = torch.stack([image, image * mask], dim=1).flatten(0, 1)
+        with torch.autocast(both.device.type, dtype=torch.bfloat16):
+            of_both = encode(both.contiguous(memory_format=torch.channels_last))
+        latents.append(of_both.half().unflatten(0, (len(index), 2)))
     return torch.cat(latents)
+
+
+def train_decoder(
+    corpus: Corpus, base: Path, out: Path, work: Path, plan: Plan, perceived: Perception
+) -> bool:
+    """Go on with a base's decoder alone and write the whole VAE to `out`; whether it is finished.
+
+    The encoder stays: latents mean what they did, so that UNet and adapters made for this base still fit. `perceived` adds
+    what a network that has seen real pictures misses: the pixel losses alone would rather blur grain than misplace it.
+    """
+    torch.manual_seed(plan.seed)
+    vae = AutoencoderTiny.from_pretrained(base / "vae").float()
+    vae = vae.to(plan.device, memory_format=torch.channels_last)
+    vae.encoder.requires_grad_(False)
+
+    def loss(step: int) -> Tensor:
+        g = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        index = torch.randint(len(corpus) - HELD_OUT, (plan.batch_size,), generator=g)
+        image, mask = crops(*corpus.batch(index.to(corpus.kinds.device)))
+        image = image.contiguous(memory_format=torch.channels_last)
+        image[: plan.batch_size // 5] *= mask[: plan.batch_size // 5]
+        with torch.autocast(plan.device, dtype=torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(image).latents
+            output = vae.decode(latents + 0.05 * torch.randn_like(latents)).sample.float()
+            seen = perceived(output, image)
+        return reconstruction_loss(output, image, mask) + PERCEPTION * seen.float()
+
+    def show() -> None:
+        image, _ = corpus.batch(torch.arange(len(corpus) - HELD_OUT, len(corpus))[::32])
+        contact_sheet(torch.cat([image, reconstruct(vae, image)]), work / "decoder.png", 16)
+        copy.deepcopy(vae).half().save_pretrained(out)
+
+    return fit("decoder", vae, loss, show, work, plan, peak_rate=4e-4, weight_decay=1e-4, ema_decay=0.998)

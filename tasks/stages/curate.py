@@ -35,7 +35,9 @@ MAX_NORMALS = 60  # as many as the detector keeps
 NOT_IN_KEY = {"max_draws", "use_review"}
 # What needs the anomaly part.
 NEEDS_PART: tuple[CurateRule, ...] = ("whole_object", "off_object", "unrelated")
-COPIES: tuple[CurateRule, ...] = ("copy_of_shot", "copy_of_pair")
+# Out where pairs are drawn into normals: each is made from a shot, and its mask may be the pasted one while its part is
+# faint; whether the picture changed there is known, and `masks_disagree` asks that.
+NOT_INTO_NORMALS: tuple[CurateRule, ...] = ("copy_of_shot", "copy_of_pair", "unrelated")
 
 
 def plan_curate(
@@ -203,10 +205,10 @@ def drawn_pairs(drawn: Sequence[Artifact]) -> pd.DataFrame:
 
 
 def rules_for(config: RunConfig, *, into_normals: bool) -> tuple[CurateRule, ...]:
-    """The rules asked for, without those against copies where pairs are the shots' own defects, drawn into normals."""
+    """The rules asked for, without those that mean nothing where pairs are the shots' own defects, drawn into normals."""
     if not into_normals:
         return config.curate.rules
-    return tuple(rule for rule in config.curate.rules if rule not in COPIES)
+    return tuple(rule for rule in config.curate.rules if rule not in NOT_INTO_NORMALS)
 
 
 def known_objects(

@@ -6,6 +6,7 @@ import pandas as pd
 from prefect import task
 
 from dual_anodiff.config import FinetuneConfig
+from dual_anodiff.initial import initial_adapter, initial_digest
 from tasks.config import RunConfig
 from tasks.data.split import ShotChoice, choice_key, choice_label, chosen_shots
 from tasks.errors import DataError
@@ -25,7 +26,8 @@ FINETUNE = Stage(
 )
 # How often a checkpoint is written changes nothing in the adapter: resumed equals uninterrupted.
 # The normals' settings count by the artifact that they made.
-NOT_IN_KEY = {"base", "revision", "checkpoint_every_steps", "adapt_to_normals", "normals"}
+# The initial adapter counts by its weights.
+NOT_IN_KEY = {"base", "revision", "checkpoint_every_steps", "adapt_to_normals", "normals", "initial_adapter"}
 
 
 def plan_finetune(
@@ -41,6 +43,7 @@ def plan_finetune(
     `choice`: of the split's shots, where not all are learnt from. `objects`: masks of the objects in the shots, for an
     adapter with a background, else None. Raises: BaseModelError if the base is a folder without a pipeline.
     """
+    initial = initial_adapter(config.finetune)
     # Crops are of the chosen shots, and say so.
     label = (
         prepared.label if prepared.stage == "crop" else f"{prepared.category}/{defect}{choice_label(choice)}"
@@ -55,6 +58,7 @@ def plan_finetune(
         normals=normals,
         seed=config.seed,
         **({} if objects is None else {"objects": objects}),
+        **({} if initial is None else {"initial_adapter": initial_digest(initial)}),
         **choice_key(choice),
         revision=revision_read(config.finetune),
         **config.finetune.model_dump(exclude=NOT_IN_KEY),
