@@ -52,8 +52,8 @@ def augment(config: RunConfig) -> State[RunSummary]:
     for category in categories:
         with tags(category):
             results.append(outcome_of(config, category))
-    reports = {each.category: each.report for each in results if each.report is not None}
-    stages = [*checked, *(stage for each in results for stage in each.stages)]
+    reports = {result.category: result.report for result in results if result.report is not None}
+    stages = [*checked, *(stage for result in results for stage in result.stages)]
     return concluded(config, stages, reports, started, name)
 
 

@@ -104,13 +104,13 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
         for seed in config.compare.seeds:
             chosen = choices.get((model, name))
             started.append(start_model(config, model, pictures, name, seed, chosen, wait_for))
-    stages += [each.outcome for each in (*pasted.values(), *choices.values())]
+    stages += [choice.outcome for choice in (*pasted.values(), *choices.values())]
     stages += [*(each.outcome for _, each in started), *left_out]
     trained = [model for model, each in started if each.made]
     dosed, made = train_doses(config, pictures, shared, trained, choices)
     stages += made
 
-    chosen_steps = {f"{model}/{name}": each.out for (model, name), each in choices.items() if each.made}
+    chosen_steps = {f"{model}/{name}": choice.out for (model, name), choice in choices.items() if choice.made}
     table = run(plan_report(config, prepared, generated, drawn.quality, trained, dosed, chosen_steps))
     stages.append(table.outcome)
     if table.made:

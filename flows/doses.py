@@ -31,7 +31,7 @@ def train_doses(
     doses = [dose_of_pairs(full, count, config) for count in config.compare.doses.pairs]
     of_shots, stages = draw_shots(config, full, shared)
     doses += of_shots
-    done = {each.artifact.ref: each for each in trained}
+    done = {trained_model.artifact.ref: trained_model for trained_model in trained}
     wanted: list[tuple[Dose, Trained]] = []
     started: dict[str, Started] = {}
     for model in config.compare.models:
@@ -52,8 +52,8 @@ def train_doses(
                     config, model, dose.pictures, dose.training_set, seed, chosen
                 )
             wanted.append((dose, done[out.ref]))
-    stages += [each.outcome for each in started.values()]
-    failed = {ref for ref, each in started.items() if not each.made}
+    stages += [started_stage.outcome for started_stage in started.values()]
+    failed = {ref for ref, started_stage in started.items() if not started_stage.made}
     dosed = [Dosed(dose.kind, dose.count, each) for dose, each in wanted if each.artifact.ref not in failed]
     return dosed, stages
 
@@ -63,7 +63,7 @@ def dosed_sets(config: RunConfig, full: Pictures) -> list[tuple[ModelName, str]]
     doses = config.compare.doses
     names = ["real"] * (0 in doses.pairs) + ["generated+real"] * bool({*doses.pairs, *doses.shots} - {0})
     models = [
-        each for each in config.compare.models if why_no_dose(config, each, sorted(full.generated)) is None
+        model for model in config.compare.models if why_no_dose(config, model, sorted(full.generated)) is None
     ]
     return list(product(models, names))
 

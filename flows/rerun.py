@@ -34,17 +34,17 @@ class Rerun(BaseModel):
 
 def what_failed(run: Run) -> list[str]:
     """The categories of a run that have a stage that failed or was left out for that, or no report."""
-    of = {each.label.split("/")[0] for each in run.stages if each.stage == "prepare"}
-    whole = {each.label for each in run.stages if each.stage == "report" and each.artifact is not None}
-    lacking = {each.label.split("/")[0] for each in run.stages if each.status in ("failed", "skipped")}
+    of = {stage.label.split("/")[0] for stage in run.stages if stage.stage == "prepare"}
+    whole = {stage.label for stage in run.stages if stage.stage == "report" and stage.artifact is not None}
+    lacking = {stage.label.split("/")[0] for stage in run.stages if stage.status in ("failed", "skipped")}
     return sorted((of - whole) | lacking)
 
 
 def asked_again(run: Run, category: str, from_stage: str | None) -> Rerun:
     """One category of a run, from a stage on where one is given. Raises: AnodiffError if it has no such stage."""
-    known = list(dict.fromkeys(each.stage for each in run.stages if each.label.split("/")[0] == category))
+    known = list(dict.fromkeys(stage.stage for stage in run.stages if stage.label.split("/")[0] == category))
     if not known:
-        of = sorted({each.label.split("/")[0] for each in run.stages})
+        of = sorted({stage.label.split("/")[0] for stage in run.stages})
         raise AnodiffError(f"run {run.name}: no category {category}; it has {', '.join(of)}")
     if from_stage is not None and from_stage not in known:
         raise AnodiffError(f"run {run.name}, {category}: no stage {from_stage!r}; it has {', '.join(known)}")
@@ -76,8 +76,8 @@ def rerun(config: RunConfig, asked: Rerun) -> State[RunSummary]:
     finally:
         again.reset(token)
     others, reports = taken_over(before, asked.categories)
-    reports |= {each.category: each.report for each in results if each.report is not None}
-    stages = [*checked, *(stage for each in results for stage in each.stages), *others]
+    reports |= {result.category: result.report for result in results if result.report is not None}
+    stages = [*checked, *(stage for result in results for stage in result.stages), *others]
     order = list(dict.fromkeys(each.label.split("/")[0] for each in before.stages))
     stages.sort(key=lambda each: order.index(each.label.split("/")[0]))
     reports = {category: reports[category] for category in order if category in reports}
@@ -87,18 +87,18 @@ def rerun(config: RunConfig, asked: Rerun) -> State[RunSummary]:
 def taken_over(before: Run, but: Sequence[str]) -> tuple[list[StageOutcome], dict[str, Artifact]]:
     """The stages of a run's other categories, nothing done for them, and their reports."""
     stages, reports = [], {}
-    for each in before.stages:
-        category = each.label.split("/")[0]
+    for stage in before.stages:
+        category = stage.label.split("/")[0]
         if category in but:
             continue
-        if each.artifact is not None:
-            each = replace(each, status="cached", seconds=0.0)
-        if each.stage == "report" and each.artifact is not None:
-            artifact = artifact_of(before.config.store, each.artifact, label=each.label)
+        if stage.artifact is not None:
+            stage = replace(stage, status="cached", seconds=0.0)
+        if stage.stage == "report" and stage.artifact is not None:
+            artifact = artifact_of(before.config.store, stage.artifact, label=stage.label)
             if verified(artifact):
                 reports[category] = artifact
             else:
                 hint = f"anodiff rerun {before.name} --category {category}"
-                each = replace(each, artifact=None, status="failed", error=f"gone since; {hint}")
-        stages.append(each)
+                stage = replace(stage, artifact=None, status="failed", error=f"gone since; {hint}")
+        stages.append(stage)
     return stages, reports

@@ -97,7 +97,7 @@ def draw_pairs(
 
     drawn = Drawn()
     for defect_run in defect_runs:
-        drawn.stages += [each.outcome for each in defect_run.stages]
+        drawn.stages += [stage.outcome for stage in defect_run.stages]
         pairs = defect_run.curated
         if defect_run.defect in figures and figures[defect_run.defect].made:
             drawn.quality[defect_run.defect] = figures[defect_run.defect].out
@@ -105,7 +105,7 @@ def draw_pairs(
             pairs = blended[defect_run.defect].out if blended[defect_run.defect].made else None
         if pairs is not None:
             drawn.pairs[defect_run.defect] = pairs
-        drawn.readable = drawn.readable and all(each.readable for each in defect_run.stages if each.made)
+        drawn.readable = drawn.readable and all(stage.readable for stage in defect_run.stages if stage.made)
     return drawn
 
 

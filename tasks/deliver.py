@@ -200,15 +200,19 @@ def hand_over_run(
 
     def write(folder: Path) -> list[HandedOver]:
         done = []
-        for each in categories:
-            rows = handover_rows(run, each, name)
-            hand_over(rows, folder / each, format)
-            verdicts = tuple(lift_texts(lifts[each])) or (OWN_PICTURES if name == "real" else NOT_COMPARED,)
-            note = handover_note(run, each, name, format, rows, verdicts)
-            (folder / each / NOTE).write_text(note, encoding="utf-8")
-            log.info("%-9s %s: done", "handover", each)
+        for category in categories:
+            rows = handover_rows(run, category, name)
+            hand_over(rows, folder / category, format)
+            verdicts = tuple(lift_texts(lifts[category])) or (
+                OWN_PICTURES if name == "real" else NOT_COMPARED,
+            )
+            note = handover_note(run, category, name, format, rows, verdicts)
+            (folder / category / NOTE).write_text(note, encoding="utf-8")
+            log.info("%-9s %s: done", "handover", category)
             val, made = rows["split"] == "val", rows["source"].isin(MADE)
-            done.append(HandedOver(out / each, int((~val).sum()), int(val.sum()), int(made.sum()), verdicts))
+            done.append(
+                HandedOver(out / category, int((~val).sum()), int(val.sum()), int(made.sum()), verdicts)
+            )
         return done
 
     return write_whole(out, write)

@@ -165,8 +165,8 @@ def _distribution(found: Neighbours, normals: Seen) -> list[dict[str, object]]:
     anchor = kid(shots.pooled, normals.pooled, min(m, len(normals)))
     defects = found.pairs.defect[found.pairs.defect.abs().sum(1) > 0]
     n = len(defects)
-    own = torch.stack([torch.cdist(shots.defect, each.defect) for each in found.shots]).amin(0)
-    to_pairs = torch.stack([torch.cdist(each.defect, defects) for each in found.shots]).amin(0)
+    own = torch.stack([torch.cdist(shots.defect, shot.defect) for shot in found.shots]).amin(0)
+    to_pairs = torch.stack([torch.cdist(shot.defect, defects) for shot in found.shots]).amin(0)
     density, coverage = density_and_coverage(own.fill_diagonal_(torch.inf).amin(1), to_pairs)
     expected = f"{expected_coverage(m, n):.2f} expected of real ones"
     return [
@@ -180,7 +180,7 @@ def _distribution(found: Neighbours, normals: Seen) -> list[dict[str, object]]:
 def _diversity(found: Neighbours, normals: Seen) -> list[dict[str, object]]:
     """Spread within clusters, of the whole and of the background, beside the normals' own."""
     pairs, m = found.pairs, len(found.shots[0])
-    to_shots = torch.stack([distance(pairs, each, "everywhere") for each in found.shots]).amin(0)
+    to_shots = torch.stack([distance(pairs, shot, "everywhere") for shot in found.shots]).amin(0)
     whole = spread_within_clusters(to_shots, lambda i: distance(pairs[i], pairs[i], "everywhere"))
     clear = spread_within_clusters(to_shots, lambda i: distance(pairs[i], pairs[i], "background"))
     own = spread_within_clusters(

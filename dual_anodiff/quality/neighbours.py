@@ -41,7 +41,7 @@ def find_neighbours(pairs: PairSet, shots: PairSet, features: Features, flips: S
     seen_shots = tuple(
         look(features, each.image, each.mask) for each in (flipped(shots, flip) for flip in flips)
     )
-    to_shots = torch.stack([_of_defects(seen, each) for each in seen_shots], dim=1)  # (n, flips, m)
+    to_shots = torch.stack([_of_defects(seen, seen_shot) for seen_shot in seen_shots], dim=1)  # (n, flips, m)
     nearest, which = to_shots.amin(1).min(1)
     flip = to_shots.amin(2).argmin(1)
     others = nearest_over_flips(seen_shots[0], seen_shots).fill_diagonal_(torch.inf).amin(1)

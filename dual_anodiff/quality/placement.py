@@ -51,9 +51,9 @@ def within_shots(values: Tensor, shots: Sequence[Tensor]) -> Tensor:
     Shape: (n, k), each (m, k) → (n,) bool, False for NaN. Source: the score of conformal prediction with the nearest
     neighbour (Vovk et al. 2005, section 2), at its lowest level.
     """
-    own = torch.stack([torch.cdist(shots[0], each) for each in shots]).amin(0)
+    own = torch.stack([torch.cdist(shots[0], shot) for shot in shots]).amin(0)
     reach = own.fill_diagonal_(torch.inf).amin(1).max()
-    nearest = torch.stack([torch.cdist(values, each) for each in shots]).amin(0).amin(1)
+    nearest = torch.stack([torch.cdist(values, shot) for shot in shots]).amin(0).amin(1)
     return nearest <= reach
 
 

@@ -52,12 +52,12 @@ def doctor(
 
         loaded = load(config, data or Path(), None, None, set_, store, device)
         findings = examine(loaded, has_data=data is not None)
-    faults = sum(each.state == "fault" for each in findings)
+    faults = sum(finding.state == "fault" for finding in findings)
     if as_json:
         rows = [{"what": f.what, "state": f.state, "found": f.found, "fix": f.fix or None} for f in findings]
         print_json({"findings": rows, "can_run": not faults})
     else:
-        wide().print(findings_table([each for each in findings if not quiet or each.state != "ok"]))
+        wide().print(findings_table([finding for finding in findings if not quiet or finding.state != "ok"]))
         out.print(
             f"{faults} fault(s): a run cannot start or end like this" if faults else "a run can start",
             style="red" if faults else "green",
@@ -72,11 +72,11 @@ def findings_table(findings: list["Finding"]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(3):
         table.add_column(overflow="fold")
-    for each in findings:
-        style = STYLES[each.state]
+    for finding in findings:
+        style = STYLES[finding.state]
         table.add_row(
-            Text(each.state, style),
-            each.what,
-            f"{each.found}\n  → {each.fix}" if each.fix else each.found,
+            Text(finding.state, style),
+            finding.what,
+            f"{finding.found}\n  → {finding.fix}" if finding.fix else finding.found,
         )
     return table

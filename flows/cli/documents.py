@@ -32,16 +32,16 @@ def plan_document(costs: Plan) -> dict[str, Any]:
     """A plan; seconds and bytes are null where they are unknown."""
     stages = [
         {
-            "stage": each.out.stage,
-            "category": each.out.category,
-            "label": each.out.label,
-            "artifact": each.out.ref,
-            "status": each.status,
-            "why": each.why or None,
-            "seconds": None if each.cost is None else round(each.cost.seconds, 1),
-            "bytes": None if each.cost is None else round(each.cost.bytes),
+            "stage": stage.out.stage,
+            "category": stage.out.category,
+            "label": stage.out.label,
+            "artifact": stage.out.ref,
+            "status": stage.status,
+            "why": stage.why or None,
+            "seconds": None if stage.cost is None else round(stage.cost.seconds, 1),
+            "bytes": None if stage.cost is None else round(stage.cost.bytes),
         }
-        for each in costs.stages
+        for stage in costs.stages
     ]
     return {
         "stages": stages,
@@ -88,15 +88,15 @@ def runs_document(runs: Iterable[Listed]) -> dict[str, Any]:
     return {
         "runs": [
             {
-                "run": each.name,
-                "state": each.state,
-                "started": each.started.isoformat(),
-                "ended": None if each.ended is None else each.ended.isoformat(),
-                "categories": list(each.categories),
-                "failed": list(each.failed),
-                "data": each.data,
+                "run": run.name,
+                "state": run.state,
+                "started": run.started.isoformat(),
+                "ended": None if run.ended is None else run.ended.isoformat(),
+                "categories": list(run.categories),
+                "failed": list(run.failed),
+                "data": run.data,
             }
-            for each in runs
+            for run in runs
         ]
     }
 
@@ -105,14 +105,14 @@ def stage_rows(stages: Sequence[StageOutcome]) -> list[dict[str, Any]]:
     """What became of each stage."""
     return [
         {
-            "stage": each.stage,
-            "label": each.label,
-            "status": each.status,
-            "seconds": round(each.seconds, 1),
-            "artifact": each.artifact,
-            "error": each.error,
+            "stage": stage.stage,
+            "label": stage.label,
+            "status": stage.status,
+            "seconds": round(stage.seconds, 1),
+            "artifact": stage.artifact,
+            "error": stage.error,
         }
-        for each in stages
+        for stage in stages
     ]
 
 
@@ -186,5 +186,5 @@ def faults_document(path: str, faults: Sequence[Fault]) -> dict[str, Any]:
     return {
         "path": path,
         "refused": has_errors(faults),
-        "faults": [{**asdict(each), "path": str(each.path)} for each in faults],
+        "faults": [{**asdict(fault), "path": str(fault.path)} for fault in faults],
     }

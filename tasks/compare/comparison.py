@@ -106,7 +106,7 @@ def compare_runs(
         asked = "" if categories is None else f" of {', '.join(categories)}"
         raise AnodiffError(f"no category{asked} in common with the first run: {has}")
     facts = [stage_facts(run) for run in runs]
-    of_stages = by_run(labels, [costs(each) for each in facts])
+    of_stages = by_run(labels, [costs(fact) for fact in facts])
     pairs = by_run(labels, [pairs_of(run) for run in runs])
     differences, refused = _differences(runs, labels, wanted, resamples)
     figures = _figures(runs, labels, wanted, differences, refused)
@@ -205,7 +205,7 @@ def _figures(
     figures = _fill_in(figures, differences[differences["metric"].isna()], labels[0])
     order = {label: index for index, label in enumerate(labels)}
     ranks = [
-        figures[name].map({each: i for i, each in enumerate(dict.fromkeys(figures[name]))}) for name in KEYS
+        figures[name].map({value: i for i, value in enumerate(dict.fromkeys(figures[name]))}) for name in KEYS
     ]
     placed = figures.assign(
         **{f"rank_{i}": rank for i, rank in enumerate(ranks)}, rank_run=figures["run"].map(order)

@@ -97,7 +97,7 @@ def tested(run: Run, category: str, resamples: int) -> Tested:
 
 def models_of(run: Run, category: str) -> list[Trained]:
     """The models that a run trained for a category, not looked at: who has their redraws needs none of their files."""
-    named = {(each.stage, each.label): each.artifact for each in run.stages if each.artifact is not None}
+    named = {(stage.stage, stage.label): stage.artifact for stage in run.stages if stage.artifact is not None}
     compare, found = run.config.compare, []
     for model, name, seed in product(compare.models, compare.training_sets, compare.seeds):
         label = f"{category}/{name}/seed {seed}"
@@ -151,7 +151,7 @@ def build_redraws(prepared: Artifact, models: Sequence[Trained], out: Path, resa
 def _pictures(prepared: Artifact, models: Sequence[Trained]) -> pd.DataFrame:
     """The test pictures as predictions name them, with their content and that of their masks."""
     split = pd.read_csv(prepared.path / SPLIT, keep_default_na=False, dtype=str)
-    of_maps = [each for each in models if each.model != "classify"]
+    of_maps = [model for model in models if model.model != "classify"]
     path = (of_maps or models)[0].artifact.path / PREDICTIONS
     with np.load(path, allow_pickle=False) as file:
         pictures = pd.DataFrame({"image_path": file["image_path"], "label": file["label"]}, dtype=str)

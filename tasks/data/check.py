@@ -137,22 +137,22 @@ def _check_names(listed: Sequence[Listed]) -> Iterator[Fault]:
 
 def _check_facts(folder: Path, facts: Mapping[Path, Facts]) -> Iterator[Fault]:
     """What a file says beside its pixels, or its size, that changes what is read."""
-    turned = sorted({each.orientation for each in facts.values()} - {1})
-    pages = sorted({each.pages for each in facts.values()} - {1})
+    turned = sorted({fact.orientation for fact in facts.values()} - {1})
+    pages = sorted({fact.pages for fact in facts.values()} - {1})
     orientations, numbers = (", ".join(map(str, found)) for found in (turned, pages))
     for affected, what, fix in (
         (
-            [path for path, each in facts.items() if each.orientation != 1],
+            [path for path, fact in facts.items() if fact.orientation != 1],
             f"orientation {orientations} is not applied, so a mask drawn on the turned picture won't fit",
             "save it turned, without the tag",
         ),
         (
-            [path for path, each in facts.items() if each.pages > 1],
+            [path for path, fact in facts.items() if fact.pages > 1],
             f"{numbers} pages, only the first is read",
             "save that page alone, or another one",
         ),
         (
-            [path for path, each in facts.items() if each.transparent_share > 0],
+            [path for path, fact in facts.items() if fact.transparent_share > 0],
             "transparent in part, which is read as black",
             "save it without alpha, if that is not meant",
         ),
@@ -178,8 +178,8 @@ def _check_facts(folder: Path, facts: Mapping[Path, Facts]) -> Iterator[Fault]:
 def _check_brightness(folder: Path, facts: Mapping[Path, Facts]) -> Iterator[Fault]:
     """Folders in which no picture is bright: 12 bits that were saved in 16, most likely."""
     by_folder: dict[Path, list[Facts]] = {}
-    for path, each in facts.items():
-        by_folder.setdefault(path.parent, []).append(each)
+    for path, fact in facts.items():
+        by_folder.setdefault(path.parent, []).append(fact)
     dark = {}
     for place, found in by_folder.items():
         brightest = max(each.brightest for each in found)

@@ -79,7 +79,7 @@ def curve_table(model: str, of_sets: Mapping[str, Iterable["Predictions"]]) -> p
     """Columns: model, curve, training_set, x, y (mean over seeds), n_seeds."""
     tables = []
     for name, seeds in of_sets.items():
-        drawn = [curves_of(each) for each in seeds]
+        drawn = [curves_of(seed) for seed in seeds]
         for curve in CURVES:
             of_curve = [each[curve] for each in drawn if curve in each]
             if of_curve:

@@ -88,12 +88,12 @@ def write_run(
         _gather(run, reports.values(), name, folder)
         for name in (METRICS, LIFT, ORACLE, DOSE, PAIRS, QUALITY, STEPS)
     )
-    advice = "".join(file.read_text() for each in reports.values() for file in each.path.glob(ADVICE))
+    advice = "".join(file.read_text() for report in reports.values() for file in report.path.glob(ADVICE))
     if advice:
         (folder / ADVICE).write_text(advice)
     sheets = []
-    for category, each in reports.items():
-        for sheet in sorted((each.path / SHEETS).glob("*.png")):
+    for category, report in reports.items():
+        for sheet in sorted((report.path / SHEETS).glob("*.png")):
             sheets.append(Path(shutil.copyfile(sheet, folder / SHEETS / f"{category}-{sheet.name}")))
     failed = any(stage.status in ("failed", "skipped") for stage in stages)
     state: Literal["completed", "failed", "refused"] = (
@@ -143,7 +143,7 @@ def write_run(
 
 def _gather(run: str, reports: Iterable[Artifact], name: str, folder: Path) -> pd.DataFrame:
     """The categories' tables of this name as one of the run's own; those that few runs have are written only by these."""
-    table = joined([pd.read_parquet(file) for each in reports for file in each.path.glob(name)])
+    table = joined([pd.read_parquet(file) for report in reports for file in report.path.glob(name)])
     if len(table):
         table.insert(0, "run", run)
     if len(table) or name in (METRICS, LIFT):

@@ -53,9 +53,9 @@ class Tables:
 def pages_made(run: Run) -> dict[str, Artifact]:
     """The categories' pages that the run's own stages made."""
     found = {}
-    for each in run.stages:
-        if each.stage == "page" and each.artifact is not None:
-            page = artifact_of(run.config.store, each.artifact, label=each.label)
+    for stage in run.stages:
+        if stage.stage == "page" and stage.artifact is not None:
+            page = artifact_of(run.config.store, stage.artifact, label=stage.label)
             if verified(page):
                 found[page.category] = page
     return found
@@ -66,9 +66,9 @@ def symmetries_found(run: Run) -> dict[str, str]:
     if not (run.config.localize.augment.asks_normals or run.config.classify.augment.asks_normals):
         return {}
     found = {}
-    for each in run.stages:
-        if each.stage == "objects" and each.artifact is not None:
-            objects = artifact_of(run.config.store, each.artifact, label=each.label)
+    for stage in run.stages:
+        if stage.stage == "objects" and stage.artifact is not None:
+            objects = artifact_of(run.config.store, stage.artifact, label=stage.label)
             if (objects.path / SYMMETRIES).is_file() and verified(objects):
                 found[objects.category] = symmetries_text(read_symmetries(objects))
     return found
@@ -89,8 +89,8 @@ def page_text(run: Run, pages: Mapping[str, Artifact]) -> str:
     tables = read_tables(run.folder)
     found = findings(tables.lift)
     tone, sentence = headline(found)
-    categories = list(dict.fromkeys(each.label.split("/")[0] for each in run.stages))
-    broken = [each for each in run.stages if each.status in BROKEN]
+    categories = list(dict.fromkeys(stage.label.split("/")[0] for stage in run.stages))
+    broken = [stage for stage in run.stages if stage.status in BROKEN]
     refused = list(refused_counts(tables.pairs)) if len(tables.pairs) else []
     manifests = read_manifests(run)
     preset, differing = nearest_preset(run.config)
@@ -116,11 +116,11 @@ def page_text(run: Run, pages: Mapping[str, Artifact]) -> str:
         ),
         "forests": forests(tables.lift),
         "one_category": len(categories) == 1,
-        "categories": [category_row(each, tables, broken) for each in categories],
+        "categories": [category_row(category, tables, broken) for category in categories],
         "columns": [(model, MODELS[model], METRICS[HEADLINE[model]][0]) for model in models_of(tables.lift)],
         "facts": facts(run, manifests),
         "broken": broken,
-        "left_out": [each for each in run.stages if each.status == "left out"],
+        "left_out": [stage for stage in run.stages if stage.status == "left out"],
         "fragments": {name: pages[name].path.joinpath("page.html").read_text() for name in categories if name in pages},
         "without": [name for name in categories if name not in pages],
         "timings": timings(run.stages, manifests),
@@ -130,9 +130,9 @@ def page_text(run: Run, pages: Mapping[str, Artifact]) -> str:
         "yaml": yaml.safe_dump(run.config.model_dump(mode="json", exclude={"store"}), sort_keys=False),
         "command": run_command(run.config, str(run.config.data)),
         "fingerprints": {
-            each.label: manifests[each.artifact]["inputs"]["data"]
-            for each in run.stages
-            if each.stage == "prepare" and each.artifact in manifests
+            stage.label: manifests[stage.artifact]["inputs"]["data"]
+            for stage in run.stages
+            if stage.stage == "prepare" and stage.artifact in manifests
         },
         "versions": versions(manifests),
         "advice": tables.advice,
@@ -156,12 +156,12 @@ def read_tables(folder: Path) -> Tables:
 def read_manifests(run: Run) -> dict[str, dict[str, Any]]:
     """What is known of each artifact of the run's stages by its name; none of what lies elsewhere, or is gone."""
     found = {}
-    for each in run.stages:
-        if each.artifact is not None and each.artifact not in found:
-            path = run.config.store / "artifacts" / each.artifact / MANIFEST
+    for stage in run.stages:
+        if stage.artifact is not None and stage.artifact not in found:
+            path = run.config.store / "artifacts" / stage.artifact / MANIFEST
             try:
                 manifest = json.loads(path.read_text())
-                found[each.artifact] = {**manifest, "files": len(manifest["files"])}
+                found[stage.artifact] = {**manifest, "files": len(manifest["files"])}
             except (OSError, ValueError, KeyError, TypeError):
                 log.debug("%s: not read", path)
     return found
@@ -170,7 +170,7 @@ def read_manifests(run: Run) -> dict[str, dict[str, Any]]:
 def asked(run: Run, categories: list[str], tables: Tables) -> str:
     """What the run was to find out."""
     compare = run.config.compare
-    models = ", ".join(MODELS[each].lower() for each in compare.models)
+    models = ", ".join(MODELS[model].lower() for model in compare.models)
     defects = tables.pairs["label"].nunique() if len(tables.pairs) else 0
     of = f"{categories[0]}" if len(categories) == 1 else f"{len(categories)} categories"
     kinds = f" with {defects} defect types" if len(categories) == 1 and defects else ""
@@ -248,11 +248,11 @@ def facts(run: Run, manifests: Mapping[str, dict[str, Any]]) -> list[tuple[str, 
     except (OSError, ValueError, KeyError):
         when = "not known"
     count = {
-        status: sum(each.status == status for each in run.stages)
+        status: sum(stage.status == status for stage in run.stages)
         for status in ("ran", "cached", *BROKEN, "left out")
     }
     stages = ", ".join(f"{n} {status}" for status, n in count.items() if n)
-    devices = sorted({str(each["device"]) for each in manifests.values()})
+    devices = sorted({str(manifest["device"]) for manifest in manifests.values()})
     return [
         ("state", run.state),
         ("when", when),
@@ -297,8 +297,8 @@ def timings(
 def versions(manifests: Mapping[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """Versions of what made the run's artifacts; several where they were made by several."""
     found: dict[str, set[str]] = {}
-    for each in manifests.values():
-        for package, version in each.get("versions", {}).items():
+    for manifest in manifests.values():
+        for package, version in manifest.get("versions", {}).items():
             found.setdefault(package, set()).add(str(version))
     return [(package, ", ".join(sorted(of_package))) for package, of_package in found.items()]
 

@@ -58,7 +58,7 @@ class Plan:
     @cached_property
     def planned(self) -> list[Forecast]:
         """What is to be done."""
-        return [each for each in self.stages if each.status == "planned"]
+        return [stage for stage in self.stages if stage.status == "planned"]
 
     @property
     def unknown(self) -> list[str]:
@@ -138,9 +138,9 @@ def read_manifests(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def _refs_of_run(text: bytes) -> Iterator[str]:
-    for each in stages_of(text):
-        if each["artifact"] is not None:
-            yield each["artifact"]
+    for stage in stages_of(text):
+        if stage["artifact"] is not None:
+            yield stage["artifact"]
 
 
 class Records:

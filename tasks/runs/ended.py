@@ -156,7 +156,7 @@ def pictures_of(run: Run, category: str) -> Pictures:
     pasted = artifacts_of(run, "synthesize", category)
     # By the whole label: those of a dose-response curve have other ones.
     defects = defect_types(read_samples(prepared, run.config.data))
-    generated = {each: made[label] for each in defects if (label := f"{category}/{each}") in made}
+    generated = {defect: made[label] for defect in defects if (label := f"{category}/{defect}") in made}
     if not generated:
         raise AnodiffError(
             f"run {run.name}: no pairs of {category} were generated; name another with --category"

@@ -48,7 +48,7 @@ def stored(run: Run, ref: str, name: str) -> bytes | None:
 
 def stage_facts(run: Run) -> list[StageFacts]:
     """The stages of a run whose artifacts still have a manifest."""
-    named = {each.artifact: each for each in run.stages if each.artifact is not None}
+    named = {stage.artifact: stage for stage in run.stages if stage.artifact is not None}
     texts = at_once(lambda ref: stored(run, ref, MANIFEST), named)
     return [
         StageFacts(outcome, json.loads(text))
@@ -64,14 +64,14 @@ def costs(facts: list[StageFacts]) -> pd.DataFrame:
     """
     rows = [
         {
-            "category": each.outcome.label.split("/")[0],
-            "stage": each.outcome.stage,
-            "seconds": float(each.manifest["seconds"]),
-            "memory_gb": each.manifest["peak_memory_bytes"].get("process", float("nan")) / 1e9,
-            "cuda_gb": each.manifest["peak_memory_bytes"].get("cuda", float("nan")) / 1e9,
-            "device": str(each.manifest["device"]),
+            "category": fact.outcome.label.split("/")[0],
+            "stage": fact.outcome.stage,
+            "seconds": float(fact.manifest["seconds"]),
+            "memory_gb": fact.manifest["peak_memory_bytes"].get("process", float("nan")) / 1e9,
+            "cuda_gb": fact.manifest["peak_memory_bytes"].get("cuda", float("nan")) / 1e9,
+            "device": str(fact.manifest["device"]),
         }
-        for each in facts
+        for fact in facts
     ]
     table = pd.DataFrame(rows, columns=["category", "stage", "seconds", "memory_gb", "cuda_gb", "device"])
     return (
@@ -90,17 +90,17 @@ def costs(facts: list[StageFacts]) -> pd.DataFrame:
 def made_with(facts: list[StageFacts]) -> dict[str, str]:
     """Versions that made the artifacts: of packages, and of each stage; several where they differ."""
     found: dict[str, dict[str, None]] = {}
-    for each in facts:
-        for package, version in each.manifest["versions"].items():
+    for fact in facts:
+        for package, version in fact.manifest["versions"].items():
             found.setdefault(f"package {package}", {})[str(version)] = None
-        found.setdefault(f"stage {each.outcome.stage}", {})[str(each.manifest["inputs"]["version"])] = None
+        found.setdefault(f"stage {fact.outcome.stage}", {})[str(fact.manifest["inputs"]["version"])] = None
     return {name: ", ".join(versions) for name, versions in sorted(found.items())}
 
 
 def fingerprints(facts: list[StageFacts]) -> dict[str, str]:
     """The digest of each category's pictures and masks."""
     return {
-        each.manifest["category"]: str(each.manifest["inputs"]["data"])
-        for each in facts
-        if each.outcome.stage == "prepare"
+        fact.manifest["category"]: str(fact.manifest["inputs"]["data"])
+        for fact in facts
+        if fact.outcome.stage == "prepare"
     }

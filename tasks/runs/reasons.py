@@ -102,9 +102,9 @@ def _numbered(
 ) -> Iterator[tuple[tuple[str, str, int], Mapping[str, Any]]]:
     """Stages by stage, label, and how many of that label came before: pairs can be drawn in several rounds."""
     seen: Counter[tuple[str, str]] = Counter()
-    for each in stages:
-        name = each["stage"], each["label"]
-        yield (*name, seen[name]), each
+    for stage in stages:
+        name = stage["stage"], stage["label"]
+        yield (*name, seen[name]), stage
         seen[name] += 1
 
 

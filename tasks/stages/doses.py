@@ -29,8 +29,8 @@ def dose_curves(category: str, dosed: Sequence[Dosed], resamples: int) -> tuple[
     from downstream.figures.dose import curve_table
 
     tables, lines = [], []
-    for model in dict.fromkeys(each.trained.model for each in dosed):
-        of_model = [each for each in dosed if each.trained.model == model]
+    for model in dict.fromkeys(dosed_model.trained.model for dosed_model in dosed):
+        of_model = [dosed_model for dosed_model in dosed if dosed_model.trained.model == model]
         pairs, shots = (_curves(kind, of_model, CURVES[model], resamples) for kind in ("pairs", "shots"))
         for defect_type, curves in [*pairs.items(), *shots.items()]:
             named = {"category": category, "model": model, "defect_type": defect_type}
@@ -45,7 +45,7 @@ def _curves(
     """One model's curves over one kind of dose by defect type, "all" first; none without a dose."""
     from downstream.figures.dose import dose_curve, of_defect_type
 
-    runs = _predictions([each for each in dosed if each.kind == kind])
+    runs = _predictions([dosed_model for dosed_model in dosed if dosed_model.kind == kind])
     if not runs:
         return {}
     by_type = {"all": runs}
@@ -76,8 +76,8 @@ def _predictions(dosed: Sequence[Dosed]) -> dict[int, list[Any]]:
     from downstream.figures.predictions import read_predictions
 
     models: dict[int, dict[int, Dosed]] = {}
-    for each in dosed:
-        models.setdefault(each.dose, {})[each.trained.seed] = each
+    for dosed_model in dosed:
+        models.setdefault(dosed_model.dose, {})[dosed_model.trained.seed] = dosed_model
     seeds = sorted(set.intersection(*(set(of_dose) for of_dose in models.values()))) if models else []
     if not seeds:
         return {}

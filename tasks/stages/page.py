@@ -79,7 +79,7 @@ class Shown:
     @property
     def models(self) -> list[str]:
         """Kinds of models that were trained, in the run's order."""
-        return list(dict.fromkeys(each.model for each in self.trained))
+        return list(dict.fromkeys(trained_model.model for trained_model in self.trained))
 
 
 def read_shown(reported: Artifact, config: RunConfig) -> Shown:
@@ -194,14 +194,18 @@ def predictions_of(shown: Shown, model: str, training_set: str) -> Iterator["Pre
     """A model's predictions on the test pictures, one seed after the other: together they would take gigabytes."""
     from downstream.figures.predictions import read_predictions
 
-    for each in shown.trained:
-        if (each.model, each.training_set) == (model, training_set):
-            yield read_predictions(each.artifact.path / "predictions.npz")
+    for trained_model in shown.trained:
+        if (trained_model.model, trained_model.training_set) == (model, training_set):
+            yield read_predictions(trained_model.artifact.path / "predictions.npz")
 
 
 def sets_of(shown: Shown, model: str) -> list[str]:
     """The training sets of a kind of model."""
-    return list(dict.fromkeys(each.training_set for each in shown.trained if each.model == model))
+    return list(
+        dict.fromkeys(
+            trained_model.training_set for trained_model in shown.trained if trained_model.model == model
+        )
+    )
 
 
 def curves_of_model(shown: Shown, model: str, out: Path) -> dict[str, Any]:
@@ -313,10 +317,10 @@ def make_pages(run: Run) -> dict[str, Artifact]:
     Raises: AnodiffError if pictures or artifacts that a missing one shows are gone.
     """
     made = {}
-    for each in run.stages:
-        if each.stage != "report" or each.artifact is None:
+    for stage in run.stages:
+        if stage.stage != "report" or stage.artifact is None:
             continue
-        category = each.label.split("/")[0]
+        category = stage.label.split("/")[0]
         (reported,) = artifacts_of(run, "report", category).values()
         out = plan_page(run.config, reported).out
         if not verified(out):

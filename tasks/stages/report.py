@@ -50,11 +50,11 @@ def plan_report(
 
     `choices`: of the number of steps, by model and training set ("localize/real").
     """
-    models = {f"{each.model}/{each.training_set}/{each.seed}": each.artifact for each in trained}
-    doses = {
-        f"{each.trained.model}/{each.dose} {each.kind}/{each.trained.seed}": each.trained.artifact
-        for each in dosed
+    models = {
+        f"{trained_model.model}/{trained_model.training_set}/{trained_model.seed}": trained_model.artifact
+        for trained_model in trained
     }
+    doses = {f"{at.trained.model}/{at.dose} {at.kind}/{at.trained.seed}": at.trained.artifact for at in dosed}
     extra: dict[str, Any] = ({"doses": doses} if doses else {}) | (
         {"steps": dict(choices)} if choices else {}
     )
@@ -117,7 +117,7 @@ def build_figures(category: str, trained: Sequence[Trained], config: ReportConfi
     from downstream.figures.predictions import read_predictions
 
     lifts = []
-    for model in dict.fromkeys(each.model for each in trained):
+    for model in dict.fromkeys(trained_model.model for trained_model in trained):
         read = read_class_predictions if model == "classify" else read_predictions
         runs: dict[str, dict[int, Any]] = {}
         for each in (one for one in trained if one.model == model):
@@ -137,11 +137,13 @@ def build_figures(category: str, trained: Sequence[Trained], config: ReportConfi
 def _of_models(category: str, trained: Sequence[Trained], name: str) -> pd.DataFrame:
     """The models' tables of this name, of those that have one, as one."""
     tables = []
-    for each in trained:
-        if (each.artifact.path / name).is_file():
+    for trained_model in trained:
+        if (trained_model.artifact.path / name).is_file():
             # The stage's name, since a run has one model of a kind; what exactly it was is in its manifest.
-            table = pd.read_parquet(each.artifact.path / name).assign(model=each.model, category=category)
-            tables.append(table.assign(training_set=each.training_set, seed=each.seed))
+            table = pd.read_parquet(trained_model.artifact.path / name).assign(
+                model=trained_model.model, category=category
+            )
+            tables.append(table.assign(training_set=trained_model.training_set, seed=trained_model.seed))
     return joined(tables)
 
 

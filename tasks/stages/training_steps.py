@@ -90,7 +90,7 @@ def training_steps(
     def make(staged: Staged, device: str) -> None:
         rows = [rows_of_fold(fold, training_set_name, config) for fold in folds]
         build_training_steps(
-            [each for each in rows if each is not None],
+            [row for row in rows if row is not None],
             model,
             with_symmetries(config, folds[0].objects),
             staged.out,

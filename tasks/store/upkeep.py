@@ -154,7 +154,9 @@ def refs_of_runs(store: Path) -> dict[str, frozenset[str]]:
     for name, text in run_files(store).items():
         try:
             stages = json.loads(text)["stages"]
-            found[name] = frozenset(str(each["artifact"]) for each in stages if each["artifact"] is not None)
+            found[name] = frozenset(
+                str(stage["artifact"]) for stage in stages if stage["artifact"] is not None
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{store / 'runs' / name}: run.json cannot be read ({type(error).__name__}: {error}), so nobody knows "

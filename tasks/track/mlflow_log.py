@@ -161,9 +161,9 @@ def _fill(client: "MlflowClient", run_id: str, record: Record, to: Destination, 
     finite = (Metric(name, value, end, step) for name, value, step in points if abs(value) < float("inf"))
     for metrics in _batches(finite, PER_BATCH):
         client.log_batch(run_id, metrics=metrics)
-    for params in _batches((Param(*each) for each in record.params.items()), PARAMS_PER_BATCH):
+    for params in _batches((Param(*item) for item in record.params.items()), PARAMS_PER_BATCH):
         client.log_batch(run_id, params=params)
-    client.log_batch(run_id, tags=[RunTag(*each) for each in record.tags.items() if each[1]])
+    client.log_batch(run_id, tags=[RunTag(*item) for item in record.tags.items() if item[1]])
     datasets = [
         DatasetInput(Dataset(category, digest[:36], "local", json.dumps({"path": record.params["data"]})), [])
         for category, digest in record.data.items()

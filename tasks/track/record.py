@@ -70,7 +70,7 @@ def records_of(run: Run) -> list[Record]:
         for name in (METRICS, LIFT, PAIRS, QUALITY, DOSE)
         if (run.folder / name).is_file()
     }
-    categories = list(dict.fromkeys(each.label.split("/")[0] for each in run.stages))
+    categories = list(dict.fromkeys(stage.label.split("/")[0] for stage in run.stages))
     children = [_of_category(run, category, facts, tables) for category in categories]
     return [_of_whole(run, facts, tables, children), *children]
 
@@ -78,7 +78,7 @@ def records_of(run: Run) -> list[Record]:
 def _of_whole(
     run: Run, facts: list[StageFacts], tables: Mapping[str, pd.DataFrame], children: Sequence[Record]
 ) -> Record:
-    failed = [each for each in run.stages if each.status in ("failed", "skipped")]
+    failed = [stage for stage in run.stages if stage.status in ("failed", "skipped")]
     start, end = times_ms(run)
     metrics = _means(each.metrics for each in children) | _costs(facts) | _pass_rates(tables.get(PAIRS))
     names = [DESCRIPTION, PAGE, ADVICE, *tables]
@@ -106,9 +106,9 @@ def _of_category(
         table = tables.get(name)
         return table[table["category"] == category] if table is not None and len(table) else pd.DataFrame()
 
-    own = [each for each in facts if each.outcome.label.split("/")[0] == category]
-    stages = [each for each in run.stages if each.label.split("/")[0] == category]
-    broken = any(each.status in ("failed", "skipped") for each in stages)
+    own = [fact for fact in facts if fact.outcome.label.split("/")[0] == category]
+    stages = [stage for stage in run.stages if stage.label.split("/")[0] == category]
+    broken = any(stage.status in ("failed", "skipped") for stage in stages)
     metrics = _figures(rows(METRICS)) | _lifts(rows(LIFT)) | _pass_rates(rows(PAIRS))
     defects = rows(PAIRS)["label"].unique() if len(rows(PAIRS)) else ()
     names = [f"{SHEETS}/{category}-{defect}{end}.png" for defect in defects for end in ("", "-refused")]
@@ -135,7 +135,7 @@ def key(*parts: str) -> str:
 
 def _params(run: Run, facts: list[StageFacts]) -> dict[str, str]:
     values = settings(run) | made_with(facts)
-    values["device used"] = ", ".join(dict.fromkeys(str(each.manifest["device"]) for each in facts))
+    values["device used"] = ", ".join(dict.fromkeys(str(fact.manifest["device"]) for fact in facts))
     return {
         re.sub(r"[^\w. -]", "_", name): (value if isinstance(value, str) else json.dumps(value))[:6000]
         for name, value in values.items()
@@ -221,17 +221,17 @@ def _means(records: Iterator[dict[str, float]]) -> dict[str, float]:
 def _training(run: Run, facts: list[StageFacts]) -> dict[str, Curve]:
     """Losses and validation over steps; of a model the mean over its seeds, as far as all went."""
     tables: dict[tuple[str, ...], list[pd.DataFrame]] = {}
-    for each in facts:
-        names = each.outcome.label.split("/")[1:]
+    for fact in facts:
+        names = fact.outcome.label.split("/")[1:]
         if (
-            each.outcome.stage in run.config.compare.models
+            fact.outcome.stage in run.config.compare.models
             and names[0] not in run.config.compare.training_sets
         ):
             continue  # of a dose
-        text = stored(run, each.outcome.artifact or "", "training.csv")
+        text = stored(run, fact.outcome.artifact or "", "training.csv")
         if text is not None:
-            of = names[:1] if len(names) > 1 or each.outcome.stage == "finetune" else names
-            tables.setdefault((each.outcome.stage, *of), []).append(pd.read_csv(io.BytesIO(text)))
+            of = names[:1] if len(names) > 1 or fact.outcome.stage == "finetune" else names
+            tables.setdefault((fact.outcome.stage, *of), []).append(pd.read_csv(io.BytesIO(text)))
     found: dict[str, Curve] = {}
     for above, of_seeds in tables.items():
         table = (
@@ -282,7 +282,7 @@ def _summary(run: Run, category: str) -> str:
         reports = artifacts_of(run, "report", category)
     except ArtifactError:
         return ""
-    return "\n".join(summary_text(each) for each in reports.values())
+    return "\n".join(summary_text(report) for report in reports.values())
 
 
 def _pictures(run: Run, facts: list[StageFacts]) -> dict[str, Path | bytes]:
@@ -291,8 +291,8 @@ def _pictures(run: Run, facts: list[StageFacts]) -> dict[str, Path | bytes]:
 
     scores: dict[str, dict[str, list[bytes]]] = {}
     confused: dict[str, list[pd.DataFrame]] = {}
-    for each in facts:
-        stage, ref, names = each.outcome.stage, each.outcome.artifact or "", each.outcome.label.split("/")[1:]
+    for fact in facts:
+        stage, ref, names = fact.outcome.stage, fact.outcome.artifact or "", fact.outcome.label.split("/")[1:]
         if stage not in run.config.compare.models or names[0] not in run.config.compare.training_sets:
             continue
         if stage == "classify":
