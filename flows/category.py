@@ -10,7 +10,7 @@ from prefect import State, flow
 from prefect.states import Completed, Failed
 
 from flows.doses import dosed_sets, train_doses
-from flows.steps import Shared, draw_pairs, paste_pairs, start_model
+from flows.steps import Drawn, Shared, draw_pairs, paste_pairs, start_model
 from flows.training_steps import choose_steps
 from tasks.config import ModelName, RunConfig
 from tasks.report.ui import show_category
@@ -27,7 +27,7 @@ from tasks.tables.baselines import baseline_of
 from tasks.tables.chosen_steps import chooses_steps
 from tasks.tables.object_masks import read_object_masks, without_texture
 from tasks.tables.prepared import defects_of
-from tasks.tables.training_rows import Pictures, Trained, defects_without_pairs, why_not
+from tasks.tables.training_rows import Dosed, Pictures, Trained, defects_without_pairs, why_not
 
 
 @dataclass(frozen=True)
@@ -54,37 +54,62 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
     """The stages of one category, in a flow."""
     # A hit that the run has logged, unless this flow was started by itself.
     split = run(plan_prepare(config, category), logged_before=True)
-    prepared = split.out
     if not split.readable:
         return CategoryOutcome(category, (split.outcome,))
-
-    found = run(plan_objects(config, prepared))
-    stages = [found.outcome]
-    if not found.made:
+    config, shared, stages = learn_normals(config, split.out)
+    if shared is None:
         return CategoryOutcome(category, tuple(stages))
-    if found.readable:
-        config = without_texture(config, category, read_object_masks(found.out))
-    adapting = plan_adapt(config, prepared)
-    adapted = None if adapting is None else run(adapting)
-    shared = (
-        Shared(prepared, found.out, None)
-        if adapted is None
-        else Shared(prepared, found.out, adapted.out, (adapted,))
-    )
 
-    defects = defects_of(prepared, config)
-    warn_of_small_defects(config, prepared, defects)
+    defects = defects_of(split.out, config)
+    warn_of_small_defects(config, split.out, defects)
     drawn = draw_pairs(config, shared, defects)
-    stages += [adapted.outcome] if adapted is not None else []
-    stages += drawn.stages
-    generated = drawn.pairs
-    if not generated:
+    stages += [*(each.outcome for each in shared.started), *drawn.stages]
+    if not drawn.pairs:
         return CategoryOutcome(category, tuple(stages))
 
-    pasted = paste_pairs(config, shared, config.compare.training_sets, list(generated))
-    pictures = Pictures(
-        prepared, generated, {name: each.out for name, each in pasted.items()}, objects=found.out
+    models, made = train_models(config, shared, drawn)
+    stages += made
+    reporting = plan_report(
+        config, split.out, drawn.pairs, drawn.quality, models.trained, models.dosed, models.steps
     )
+    table = run(reporting)
+    stages.append(table.outcome)
+    if table.made:
+        stages.append(only_shown(run(plan_page(config, table.out)).outcome))
+    return CategoryOutcome(category, tuple(stages), table.out if table.made else None)
+
+
+def learn_normals(
+    config: RunConfig, prepared: Artifact
+) -> tuple[RunConfig, Shared | None, list[StageOutcome]]:
+    """objects → adapt: what all defect types share; None without the objects. A texture's config has no background."""
+    found = run(plan_objects(config, prepared))
+    if not found.made:
+        return config, None, [found.outcome]
+    if found.readable:
+        config = without_texture(config, prepared.category, read_object_masks(found.out))
+    adapting = plan_adapt(config, prepared)
+    if adapting is None:
+        return config, Shared(prepared, found.out, None), [found.outcome]
+    adapted = run(adapting)
+    return config, Shared(prepared, found.out, adapted.out, (adapted,)), [found.outcome]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a category that were trained, at doses too, and what chose their numbers of steps."""
+
+    trained: list[Trained]
+    dosed: list[Dosed]
+    steps: dict[str, Artifact]  # by model and training set: localize/real
+
+
+def train_models(config: RunConfig, shared: Shared, drawn: Drawn) -> tuple[Models, list[StageOutcome]]:
+    """synthesize → training_steps → localize, classify, detect, for each training set, seed and dose."""
+    category, generated = shared.prepared.category, drawn.pairs
+    pasted = paste_pairs(config, shared, config.compare.training_sets, list(generated))
+    baselines: dict[str, Artifact] = {name: each.out for name, each in pasted.items()}
+    pictures = Pictures(shared.prepared, generated, baselines, objects=shared.objects)
     without_pairs = defects_without_pairs(pictures) if drawn.readable else []
     asked: list[tuple[ModelName, str]] = list(product(config.compare.models, config.compare.training_sets))
     reasons = {pair: why_not(config, *pair, list(generated), without_pairs) for pair in asked}
@@ -94,8 +119,7 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
         if reason is not None
     ]
     wanted = [pair for pair in asked if reasons[pair] is None]
-    choices, made = choose_steps(config, shared, pictures, [*wanted, *dosed_sets(config, pictures)])
-    stages += made
+    choices, stages = choose_steps(config, shared, pictures, [*wanted, *dosed_sets(config, pictures)])
     started: list[tuple[Trained, Started]] = []
     for model, name in wanted:
         if chooses_steps(config, model) and (model, name) not in choices:
@@ -104,18 +128,12 @@ def all_stages(config: RunConfig, category: str) -> CategoryOutcome:
         for seed in config.compare.seeds:
             chosen = choices.get((model, name))
             started.append(start_model(config, model, pictures, name, seed, chosen, wait_for))
-    stages += [choice.outcome for choice in (*pasted.values(), *choices.values())]
+    stages = [*stages, *(choice.outcome for choice in (*pasted.values(), *choices.values()))]
     stages += [*(each.outcome for _, each in started), *left_out]
     trained = [model for model, each in started if each.made]
     dosed, made = train_doses(config, pictures, shared, trained, choices)
-    stages += made
-
-    chosen_steps = {f"{model}/{name}": choice.out for (model, name), choice in choices.items() if choice.made}
-    table = run(plan_report(config, prepared, generated, drawn.quality, trained, dosed, chosen_steps))
-    stages.append(table.outcome)
-    if table.made:
-        stages.append(only_shown(run(plan_page(config, table.out)).outcome))
-    return CategoryOutcome(category, tuple(stages), table.out if table.made else None)
+    steps = {f"{model}/{name}": choice.out for (model, name), choice in choices.items() if choice.made}
+    return Models(trained, dosed, steps), [*stages, *made]
 
 
 def only_shown(outcome: StageOutcome) -> StageOutcome:
