@@ -19,6 +19,7 @@ from tasks.compare.tables import about_runs, by_run, config_differences, pairs_o
 from tasks.errors import AnodiffError, ArtifactError, ConfigError
 from tasks.runs.ended import LATEST, Run, categories_run, find_run, run_names
 from tasks.runs.facts import costs, stage_facts
+from tasks.store.layout import run_folder
 from tasks.store.place import DESCRIPTION, place_of
 from tasks.tables.figures import METRICS
 
@@ -78,7 +79,7 @@ def _find(name: str, stores: Sequence[Path]) -> Run:
             -1:
         ]
     if len(here) > 1:
-        folders = ", ".join(str(store / "runs" / name) for store in here)
+        folders = ", ".join(str(run_folder(store, name)) for store in here)
         raise AnodiffError(f"run {name}: in several stores; name its folder: {folders}")
     if here or (Path(name) / DESCRIPTION).is_file() or len(stores) == 1:
         return find_run((here or stores)[0], name)

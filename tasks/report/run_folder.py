@@ -19,6 +19,7 @@ from tasks.runs.ended import Run
 from tasks.runs.under_way import STARTED
 from tasks.runtime.stage import StageOutcome
 from tasks.store.artifacts import Artifact
+from tasks.store.layout import run_folder
 from tasks.store.place import DESCRIPTION, push_runs
 from tasks.tables.figures import (
     ADVICE,
@@ -82,7 +83,7 @@ def write_run(
     `run`: the name that it has since `begin_run`.
     """
     run = run or f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder = config.store / "runs" / run
+    folder = run_folder(config.store, run)
     (folder / SHEETS).mkdir(parents=True, exist_ok=True)
     metrics, lift, oracle, dose, pairs, quality, steps = (
         _gather(run, reports.values(), name, folder)

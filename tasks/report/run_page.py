@@ -30,6 +30,7 @@ from tasks.report.words import (
 from tasks.runs.ended import Run
 from tasks.runtime.stage import StageOutcome
 from tasks.store.artifacts import MANIFEST, Artifact, artifact_of, verified
+from tasks.store.layout import artifact_folder
 from tasks.store.place import DESCRIPTION, place_of
 from tasks.tables.symmetries import SYMMETRIES, read_symmetries, symmetries_text
 from tasks.tables.training_rows import refused_counts
@@ -158,7 +159,7 @@ def read_manifests(run: Run) -> dict[str, dict[str, Any]]:
     found = {}
     for stage in run.stages:
         if stage.artifact is not None and stage.artifact not in found:
-            path = run.config.store / "artifacts" / stage.artifact / MANIFEST
+            path = artifact_folder(run.config.store, stage.artifact) / MANIFEST
             try:
                 manifest = json.loads(path.read_text())
                 found[stage.artifact] = {**manifest, "files": len(manifest["files"])}

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.config_faults import explain
 from tasks.errors import ArtifactError
 from tasks.store.artifacts import Artifact, read_manifest
+from tasks.store.layout import reviews_folder
 from tasks.store.place import read, remote_of, sizes, write
 
 DECISIONS, MASKS = "decisions.json", "mask"
@@ -54,7 +55,7 @@ class Decisions(BaseModel):
 
 def folder_of(store: Path, category: str, drawn: str) -> Path:
     """Where the decisions on the pairs of one generate artifact lie."""
-    return store / "reviews" / category / drawn
+    return reviews_folder(store, category, drawn)
 
 
 def read_decisions(store: Path, category: str, drawn: str) -> dict[int, Decision]:

@@ -20,6 +20,7 @@ from tasks.config import RunConfig
 from tasks.runs.reasons import Reasons, stages_of
 from tasks.runtime.call import Call
 from tasks.store.artifacts import MANIFEST, Artifact, refs_in
+from tasks.store.layout import artifacts_folder
 from tasks.store.place import MIN_FREE_GB, at_once, read, remote_of, run_files
 
 SCALED_BY = 10  # at most; what took less or more than that tells nothing
@@ -115,7 +116,7 @@ def forecast(config: RunConfig, planned: Sequence[Call], missing: Set[str], sinc
 
 def read_manifests(store: Path) -> dict[str, dict[str, Any]]:
     """Every manifest of a store by its artifact's name, from here and from a store elsewhere; broken ones left out."""
-    below = store / "artifacts"
+    below = artifacts_folder(store)
     texts = {
         path.parent.relative_to(below).as_posix(): path.read_bytes()
         for path in below.glob(f"*/*/*/{MANIFEST}")

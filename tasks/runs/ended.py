@@ -18,6 +18,7 @@ from tasks.errors import AnodiffError, ArtifactError, DataError
 from tasks.runs.under_way import runs_under_way
 from tasks.runtime.stage import StageOutcome
 from tasks.store.artifacts import Artifact, artifact_of, fault, read_manifest, verified
+from tasks.store.layout import run_folder, runs_folder
 from tasks.store.place import DESCRIPTION, open_store, pull_run, run_files, run_names_elsewhere
 from tasks.tables.baselines import BASELINES
 from tasks.tables.prepared import SPLIT, data_digest, read_samples
@@ -75,7 +76,7 @@ def find_run(store: Path, name: str, *, data: Path | None = None) -> Run:
 
 def run_names(store: Path) -> list[str]:
     """The runs of a store that ended, newest first: names begin with the time of their start."""
-    here = {path.parent.name for path in (store / "runs").glob(f"*/{DESCRIPTION}")}
+    here = {path.parent.name for path in runs_folder(store).glob(f"*/{DESCRIPTION}")}
     return sorted(here | run_names_elsewhere(store), reverse=True)
 
 
@@ -85,7 +86,7 @@ def _folder(store: Path, name: str) -> Path:
         name = known[0]
     if name in known:
         pull_run(store, name)
-    for folder in (store / "runs" / name, Path(name)):
+    for folder in (run_folder(store, name), Path(name)):
         if name and (folder / DESCRIPTION).is_file():
             return folder
     others = f", and {len(known) - SHOWN} older ones" if len(known) > SHOWN else ""

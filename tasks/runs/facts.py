@@ -10,6 +10,7 @@ import pandas as pd
 from tasks.runs.ended import Run
 from tasks.runtime.stage import StageOutcome
 from tasks.store.artifacts import MANIFEST
+from tasks.store.layout import artifact_folder
 from tasks.store.place import at_once, read, remote_of
 
 
@@ -39,7 +40,7 @@ def settings(run: Run) -> dict[str, Any]:
 
 def stored(run: Run, ref: str, name: str) -> bytes | None:
     """A file of an artifact as it lies here, or in a store elsewhere; None if it is gone. Not verified."""
-    path = run.config.store / "artifacts" / ref / name
+    path = artifact_folder(run.config.store, ref) / name
     if path.is_file():
         return path.read_bytes()
     remote = remote_of(run.config.store)

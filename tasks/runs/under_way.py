@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]
 
 from tasks.config import RunConfig
 from tasks.errors import AnodiffError
+from tasks.store.layout import run_folder, runs_folder
 from tasks.store.place import DESCRIPTION
 
 STARTED = "started.json"
@@ -53,7 +54,7 @@ def begin_run(config: RunConfig, started: datetime, rerun: Mapping[str, Any] | N
     """Write down that a run is under way; its name, that of a stopped one with the same configuration if there is one."""
     asked = config.model_dump(mode="json", exclude={"store"})
     name = _taken_over(config.store, asked, rerun) or f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder = config.store / "runs" / name
+    folder = run_folder(config.store, name)
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "name": name,
@@ -72,7 +73,7 @@ def begin_run(config: RunConfig, started: datetime, rerun: Mapping[str, Any] | N
 def runs_under_way(store: Path) -> list[UnderWay]:
     """The runs of a store that have not ended, as far as this machine's folder knows, newest first."""
     found = []
-    for path in sorted((store / "runs").glob(f"*/{STARTED}"), reverse=True):
+    for path in sorted(runs_folder(store).glob(f"*/{STARTED}"), reverse=True):
         try:
             if not (path.parent / DESCRIPTION).exists():
                 found.append(UnderWay(**json.loads(path.read_text())))
@@ -99,7 +100,7 @@ def find_stopped(store: Path, name: str) -> UnderWay:
 def _taken_over(store: Path, asked: Mapping[str, Any], rerun: Mapping[str, Any] | None) -> str | None:
     for each in runs_under_way(store):
         if each.config == asked and each.rerun == rerun and each.state == "stopped":
-            record = store / "runs" / each.name / STARTED
+            record = run_folder(store, each.name) / STARTED
             try:  # of two that are started again at once, one succeeds
                 record.rename(record.with_name(f"{STARTED}.{os.getpid()}"))
                 record.with_name(f"{STARTED}.{os.getpid()}").unlink()

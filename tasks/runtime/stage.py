@@ -27,6 +27,7 @@ from tasks.runtime.retries import DELAYS_S, RETRIES, can_pass
 from tasks.runtime.runner import current
 from tasks.runtime.server import is_own_server
 from tasks.store.artifacts import Artifact, Staged, publish, read_manifest, refs_in, verified
+from tasks.store.layout import results_folder
 from tasks.tables.fetch import fetch_all
 
 log = logging.getLogger("anodiff")
@@ -165,7 +166,7 @@ def run(call: Call, *, wait_for: Sequence[Started] = (), logged_before: bool = F
     there = verified(out)
     task = call.task.with_options(
         refresh_cache=not there,
-        result_storage=(out.store / "results").resolve(),
+        result_storage=results_folder(out.store).resolve(),
         # Prefect fills in what stands in braces.
         task_run_name=f"{out.stage} {out.label}".replace("{", "{{").replace("}", "}}"),
         tags=tags_of(out),

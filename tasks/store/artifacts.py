@@ -4,7 +4,7 @@
     STORE/staging/STAGE/CATEGORY/DIGEST/       the same while it is being made, and what a killed stage resumes from
 
 The manifest is written last and the folder renamed into place, so a folder with a manifest is a finished one. Nothing
-inside is an absolute path: a store can be moved. This file alone knows where things lie in a store.
+inside is an absolute path: a store can be moved.
 
 Where STORE holds copies of a store elsewhere (tasks.store.place), an artifact is fetched when it is first asked for, and
 goes there before it counts as made.
@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from tasks.errors import ArtifactError, StoreUnreachableError
+from tasks.store.layout import artifact_folder, staging_folder
 from tasks.store.lock import locked
 from tasks.store.machine import device_name, package_versions, peak_memory
 from tasks.store.place import (
@@ -77,12 +78,12 @@ class Artifact:
     @property
     def path(self) -> Path:
         """Where it lies once it is published."""
-        return self.store / "artifacts" / self.ref
+        return artifact_folder(self.store, self.ref)
 
     @property
     def staging(self) -> Path:
         """Where it is being made; survives a kill, is removed on publishing."""
-        return self.store / "staging" / self.ref
+        return staging_folder(self.store) / self.ref
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A stage that is sent to another machine finds that machine's copies of a store elsewhere.

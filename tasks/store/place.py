@@ -29,6 +29,7 @@ from typing import Any
 from filelock import FileLock
 
 from tasks.errors import ArtifactError, StoreUnreachableError
+from tasks.store.layout import run_folder, runs_folder, staging_folder
 
 log = logging.getLogger("anodiff")
 
@@ -269,18 +270,18 @@ def run_names_elsewhere(store: Path) -> set[str]:
 def push_runs(store: Path) -> None:
     """Put the folders of runs that lie only on this machine where the others find them."""
     remote = remote_of(store)
-    here = {path.parent.name for path in (store / "runs").glob(f"*/{DESCRIPTION}")}
+    here = {path.parent.name for path in runs_folder(store).glob(f"*/{DESCRIPTION}")}
     if remote is not None:
         for name in sorted(here - run_names_elsewhere(store)):
-            upload(remote, store / "runs" / name, f"runs/{name}", last=DESCRIPTION)
+            upload(remote, run_folder(store, name), f"runs/{name}", last=DESCRIPTION)
 
 
 def pull_run(store: Path, name: str) -> None:
     """Fetch a run's folder from a store elsewhere, unless it is here or there is none of this name."""
-    remote, folder = remote_of(store), store / "runs" / name
+    remote, folder = remote_of(store), run_folder(store, name)
     if remote is None or folder.exists() or not (files := sizes(remote, f"runs/{name}")):
         return
-    into = store / "staging" / "runs" / secrets.token_hex(4) / name
+    into = staging_folder(store) / "runs" / secrets.token_hex(4) / name
     download(remote, f"runs/{name}", files, into)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(OSError):  # another process was faster
@@ -290,7 +291,7 @@ def pull_run(store: Path, name: str) -> None:
 
 def run_files(store: Path) -> dict[str, bytes]:
     """The run.json of every run that ended, by the run's name, from here and from a store elsewhere."""
-    found = {path.parent.name: path.read_bytes() for path in (store / "runs").glob(f"*/{DESCRIPTION}")}
+    found = {path.parent.name: path.read_bytes() for path in runs_folder(store).glob(f"*/{DESCRIPTION}")}
     remote = remote_of(store)
     if remote is not None:
         missing = sorted(run_names_elsewhere(store) - set(found))

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from tasks.errors import AnodiffError, ArtifactError
 from tasks.store.artifacts import MANIFEST, Artifact, artifact_of, fault, fault_elsewhere, refs_in
+from tasks.store.layout import artifacts_folder, staging_folder
 from tasks.store.lock import is_held
 from tasks.store.place import at_once, delete, read, remote_of, run_files, sizes
 
@@ -113,7 +114,7 @@ def find_garbage(store: Path, *, older_than_days: float, keep_runs: int | None =
     }
     leftovers = {
         path.relative_to(store).as_posix(): size
-        for path in sorted((store / "staging").glob("*/*/*"))
+        for path in sorted(staging_folder(store).glob("*/*/*"))
         if path.is_dir() and (size := _unused(path, before)) is not None
     }
     copies = {}
@@ -199,10 +200,10 @@ def _entries(store: Path) -> dict[str, Entry]:
 def _local_entries(store: Path) -> dict[str, Entry]:
     """Every artifact that lies on this machine, by its ref."""
     found = {}
-    for folder in (store / "artifacts").glob("*/*/*"):
+    for folder in artifacts_folder(store).glob("*/*/*"):
         manifest = folder / MANIFEST
         text = manifest.read_bytes() if manifest.is_file() else None
-        ref = folder.relative_to(store / "artifacts").as_posix()
+        ref = folder.relative_to(artifacts_folder(store)).as_posix()
         used = (folder if text is None else manifest).stat().st_mtime
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         found[ref] = replace(_entry(store, ref, text, size), used=used)

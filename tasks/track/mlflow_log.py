@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from tasks.errors import AnodiffError
 from tasks.runs.ended import Run, find_run, run_names
+from tasks.store.layout import staging_folder
 from tasks.track.record import WHOLE, Record, records_of, times_ms
 from tasks.track.tracking import (
     MLFLOW_ENV,
@@ -77,7 +78,7 @@ def sync_run(run: Run, to: Destination) -> tuple[str, bool]:
 
     Raises: AnodiffError if MLflow is not installed, or refuses.
     """
-    lock = run.config.store / "staging" / "runs" / f"{run.name}.track.lock"
+    lock = staging_folder(run.config.store) / "runs" / f"{run.name}.track.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
         known = tracked_as(run.folder, to)
