@@ -40,21 +40,21 @@ def train_classifier(
     config: ClassifyConfig,
     out: Path,
     *,
-    classes: Sequence[str] | None = None,
-    encoder: Path | str | None = None,
+    classes: Sequence[str]
+    | None = None,  # defect types that must be learnt; None: those of the training rows
+    encoder: Path
+    | str
+    | None = None,  # folder or timm name; None: config.encoder, which is not "imagenet" then
     device: str = "cpu",
     seed: int = 0,
-    on_look: Callable[[nn.Module], None] | None = None,
-    curve: Curve | None = None,
+    on_look: Callable[[nn.Module], None] | None = None,  # given the network every config.evaluate_every_steps
+    curve: Curve | None = None,  # filled with balanced accuracy on rows.val; may end the training early
 ) -> None:
     """Train on rows.train, write out/model.safetensors, out/model.json and out/training.csv.
 
-    `classes`: defect types that must be learnt, so that one without a training picture is noticed; without them
-    those of the training rows. rows.val selects where config.select says so and is only reported otherwise.
-    `encoder` is a folder or timm name instead of config.encoder (where "imagenet" lies is the caller's
-    knowledge). No test picture is seen here. The same seed gives the same weights on the CPU, bit for bit, for
-    one number of threads. `on_look` is given the network every config.evaluate_every_steps.
-    `curve` is filled with balanced accuracy on rows.val over the steps, and may end the training early.
+    With `classes` a type without a training picture is noticed. rows.val selects where config.select says so and is only
+    reported otherwise. No test picture is seen here. The same seed gives the same weights on the CPU, bit for bit, for one
+    number of threads.
     Raises: NotClassifiableError, EncoderError, PictureError, TrainingSetError.
     """
     names = class_names(rows.train, classes)

@@ -24,23 +24,22 @@ from downstream.training_sets import refuse_one_sided
 
 
 def train_localization(
-    train: pd.DataFrame,
-    val: pd.DataFrame,
+    train: pd.DataFrame,  # rows as training_sets.training_set gives them
+    val: pd.DataFrame,  # likewise; of both good and defective pictures
     config: LocalizeConfig,
     out: Path,
     *,
-    encoder: Path | str | None = None,
+    encoder: Path
+    | str
+    | None = None,  # folder or timm name; None: config.encoder, which is not "imagenet" then
     device: str = "cpu",
     seed: int = 0,
-    on_look: Callable[[nn.Module], None] | None = None,
-    curve: Curve | None = None,
+    on_look: Callable[[nn.Module], None] | None = None,  # given the network at each look at validation
+    curve: Curve | None = None,  # filled with pixel AP on val over the steps; may end the training early
 ) -> None:
     """Train on `train`, select on `val`, write out/model.safetensors, out/model.json and out/training.csv.
 
-    Rows as training_sets.training_set gives them. `encoder` is a folder or timm name instead of
-    config.encoder (where "imagenet" lies is the caller's knowledge). No test picture is seen here. The same
-    seed gives the same weights on the CPU, bit for bit, for one number of threads. `on_look` is given the network
-    at each look at validation. `curve` is filled with pixel AP on `val` over the steps, and may end the training early.
+    No test picture is seen here. The same seed gives the same weights on the CPU, bit for bit, for one number of threads.
     Raises: EncoderError, PictureError, TrainingSetError.
     """
     refuse_one_sided(val)

@@ -40,15 +40,15 @@ SCHEDULERS: dict[str, Any] = {
 
 
 def generate_pairs(
-    adapter: Path,
+    adapter: Path,  # folder of a finished fine-tuning
     config: GenerateConfig,
-    out: Path,
+    out: Path,  # may hold some of the pairs already
     *,
     device: str = "cpu",
-    seed: int = 0,
-    first: int = 0,
-    backgrounds: Sequence[Background] = (),
-    progress: bool = True,
+    seed: int = 0,  # of the run; each pair has its own from it
+    first: int = 0,  # number of the first pair
+    backgrounds: Sequence[Background] = (),  # to choose from; none for an adapter without
+    progress: bool = True,  # a bar on the terminal
 ) -> pd.DataFrame:
     """Draw `config.num_pairs` pairs into `out`: image/, anomaly/, mask/ and pairs.parquet with one row a pair.
 
@@ -103,20 +103,20 @@ def generate_pairs(
 
 
 def redraw_pairs(
-    adapter: Path,
-    pasted: pd.DataFrame,
+    adapter: Path,  # folder of a finished fine-tuning
+    pasted: pd.DataFrame,  # index, seed, normal_path, image_path, mask_path
     config: GenerateConfig,
-    out: Path,
+    out: Path,  # may hold some of the pairs already
     *,
-    side_px: int | None = None,
+    side_px: int | None = None,  # of the crops that the adapter was trained on; None: whole pictures
     device: str = "cpu",
-    progress: bool = True,
+    progress: bool = True,  # a bar on the terminal
 ) -> pd.DataFrame:
     """Draw defects that were pasted into normals anew (`guided_pairs`), each to a pair at its normal's size.
 
-    `pasted`: index, seed, normal_path, image_path, mask_path. Files and table as of `generate_pairs`;
-    further columns: strength, mask_agreement (0 to 1), and top, left, height, width, px, of the window around the largest
-    defect. `side_px` as in `guided_pairs`. Files that a killed run has finished are kept; pair i depends on its row alone.
+    Files and table as of `generate_pairs`; further columns: strength, mask_agreement (0 to 1), and top, left, height,
+    width, px, of the window around the largest defect. Files that a killed run has finished are kept; pair i depends on
+    its row alone.
     Raises: AdapterError, BaseModelError; InputError for a file that can't be read.
     """
     threshold = mask_threshold(config, read_card(adapter))

@@ -94,31 +94,30 @@ class DualAnoDiffPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        num_pairs: int = 1,
+        num_pairs: int = 1,  # 1 and up, in one batch
         *,
-        seeds: Sequence[int] | None = None,
-        backgrounds: Sequence[Background] | Tensor | None = None,
+        seeds: Sequence[int] | None = None,  # one a pair; None: 0, 1, 2, …
+        backgrounds: Sequence[Background] | Tensor | None = None,  # one a pair, or None as the adapter asks
         num_inference_steps: int = 25,
-        guidance_scale: float = 2.5,
-        image_prompt: str | None = None,
-        anomaly_prompt: str | None = None,
-        mask_threshold: float | None = None,
-        min_area_px: int = 4,
-        refine_masks: bool = True,
-        size_px: int | None = None,
-        background: Literal["auto", "exact", "fast"] = "auto",
-        unguided_background: Literal["same", "grey"] = "same",
-        regions: Tensor | None = None,
-        starts: Starts | None = None,
+        guidance_scale: float = 2.5,  # 1: none
+        image_prompt: str | None = None,  # None: the adapter's own
+        anomaly_prompt: str | None = None,  # None: the adapter's own
+        mask_threshold: float | None = None,  # distance from the background, 0 to 1; None: the adapter's own
+        min_area_px: int = 4,  # specks of a mask below it are removed, holes as small filled; 1: none
+        refine_masks: bool = True,  # by the image's colours
+        size_px: int | None = None,  # side, a multiple of 8; None: that of training
+        background: Literal[
+            "auto", "exact", "fast"
+        ] = "auto",  # how its passes are made; auto: as in training
+        unguided_background: Literal["same", "grey"] = "same",  # of the half without prompt
+        regions: Tensor | None = None,  # (num_pairs, h, w) bool: where each defect is to be; None: anywhere
+        starts: Starts | None = None,  # pictures to start from; None: noise. Not beside regions
     ) -> DualAnoDiffOutput:
         """Draw `num_pairs` pairs in one batch; pair i depends on seeds[i], backgrounds[i] and its start alone.
 
-        Args left None come from the adapter's card; seeds default to 0, 1, 2, … An adapter trained with a background
-        needs one a pair: a picture and its object's mask, or tensors as `load_background` gives them.
-        `regions`: where each pair's defect is to be, (num_pairs, h, w) bool of any size, as `draw_regions` gives them;
-        short previews are drawn for them, until one has its defect there.
-        `starts`: pictures and parts to start from instead of noise, and normals to be held to; not beside `regions`.
-        Units: guidance_scale 1 is none; mask_threshold is a distance from the background in [0, 1]; sizes in px.
+        An adapter trained with a background needs one a pair: a picture and its object's mask, or tensors as
+        `load_background` gives them. `regions` are of any size, as `draw_regions` gives them; short previews are drawn for
+        them, until one has its defect there. `starts` are pictures with their parts, and normals that stay outside.
         Raises: InputError if seeds, backgrounds or starts and num_pairs disagree, or backgrounds are given to an adapter
         without any; AdapterError without an adapter, or without the backgrounds that it needs.
         """

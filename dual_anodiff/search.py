@@ -29,20 +29,20 @@ Settings = dict[str, float | int | None]
 
 
 def search(
-    adapter: Path,
-    config: GenerateConfig,
-    asked: SearchConfig,
-    shots: PairSet,
-    normals: Tensor,
+    adapter: Path,  # folder of a finished fine-tuning
+    config: GenerateConfig,  # settings to begin with
+    asked: SearchConfig,  # values to try, rounds, pairs a candidate
+    shots: PairSet,  # to measure against
+    normals: Tensor,  # (k, 3, h, w) uint8, of the shots' size
     *,
     device: str = "cpu",
     seed: int = 0,
-    backgrounds: Sequence[Background] = (),
-    flips: Sequence[str] = ("",),
+    backgrounds: Sequence[Background] = (),  # to choose from; none for an adapter without
+    flips: Sequence[str] = ("",),  # ways in which the generator saw the shots; "" as they are
 ) -> pd.DataFrame:
     """Draw and measure candidates. Columns: the SETTINGS, the FIGURES, mean_rank, chosen; one row each, as measured.
 
-    Shape: normals (k, 3, h, w) uint8, of the shots' size. Raises: AdapterError, BaseModelError; InputError for an empty
+    Raises: AdapterError, BaseModelError; InputError for an empty
     set of shots or normals.
     """
     features = Features()

@@ -58,20 +58,20 @@ def train_detector(
     config: DetectConfig,
     out: Path,
     *,
-    backbone: Path | str | None = None,
+    backbone: Path
+    | str
+    | None = None,  # folder or timm name; None: config.backbone, which is not "imagenet" then
     device: str = "cpu",
     seed: int = 0,
-    progress: bool = False,
-    curve: Curve | None = None,
+    progress: bool = False,  # anomalib's own bar and log
+    curve: Curve | None = None,  # filled with image AUROC on training.val; may end the training early
 ) -> DetectionModel:
     """Train on training.train, set thresholds on training.val, write out/model.safetensors and out/model.json.
 
     No test picture is known here, let alone read. For a model that does not learn from defects
-    (config.learns_from_defects) every training set gives the same model. `backbone` is a folder or timm name
-    instead of config.backbone (where "imagenet" lies is the caller's knowledge). The same seed gives the same
-    weights on the CPU for one number of threads. `curve` is filled with image AUROC on training.val over the steps, and may
-    end the training early. Raises, before training: EncoderError, PictureError,
-    TrainingSetError, DownstreamError for a folder that DRAEM or EfficientAD lacks.
+    (config.learns_from_defects) every training set gives the same model. The same seed gives the same weights on the CPU
+    for one number of threads. Raises, before training: EncoderError, PictureError, TrainingSetError, DownstreamError for a
+    folder that DRAEM or EfficientAD lacks.
     """
     with seeded(seed, device), quiet(progress):
         spec, weights = (

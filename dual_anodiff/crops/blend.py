@@ -100,27 +100,25 @@ def scaled(image: Image.Image, mask: Image.Image, side_px: int) -> tuple[Pixels,
 
 
 def blend_pairs(
-    pairs: pd.DataFrame,
+    pairs: pd.DataFrame,  # the table of generate_pairs, paths absolute
     normals: Sequence[Path],
-    places: Sequence[Place],
-    side_px: int,
+    places: Sequence[Place],  # where the shots have their defects; none: anywhere
+    side_px: int,  # what a crop's side is in the pictures
     out: Path,
     *,
     seed: int = 0,
-    horizontal: bool = False,
-    vertical: bool = False,
-    max_mask_share: float = 0.9,
-    object_mask: Callable[[Path], Mask | None] | None = None,
-    progress: bool = True,
+    horizontal: bool = False,  # places may be mirrored left-right
+    vertical: bool = False,  # and top-bottom
+    max_mask_share: float = 0.9,  # of its crop, 0 to 1: a pair above it is put nowhere
+    object_mask: Callable[[Path], Mask | None] | None = None,  # which pixels of a normal are part; None: all
+    progress: bool = True,  # a bar on the terminal
 ) -> pd.DataFrame:
     """Put each generated crop into one of `normals`: image/, anomaly/, mask/ and pairs.parquet as `generate_pairs`.
 
-    `pairs`: its table, paths absolute; `places`: where the shots have their defects, none for anywhere; the flags say
-    how these may be mirrored; `side_px`: what a crop's side is in the pictures. Further columns: normal (its last four
-    path parts), x, y (the window's left and top in it, px), scale (px of the picture per px of the crop),
-    crop_mask_share. A crop whose mask is empty or covers more than `max_mask_share` of it is put nowhere: its picture
-    is the normal one, its mask empty, x and y missing. Files that a killed run has finished are kept; pair i depends on
-    these arguments and (seed, i) alone.
+    Further columns: normal (its last four path parts), x, y (the window's left and top in it, px), scale (px of the
+    picture per px of the crop), crop_mask_share. A crop whose mask is empty or covers more than `max_mask_share` of it is
+    put nowhere: its picture is the normal one, its mask empty, x and y missing. Files that a killed run has finished are
+    kept; pair i depends on these arguments and (seed, i) alone.
     Raises: InputError if there is no normal, or a defect fits into none.
     """
     if not normals:

@@ -47,23 +47,22 @@ def starts_key(config: RunConfig, starts: ShotStarts) -> dict[str, Any]:
 
 
 def build_redraw(
-    samples: pd.DataFrame,
+    samples: pd.DataFrame,  # of which split "train" alone is read
     defect: str,
-    adapter: Path,
+    adapter: Path,  # folder of a finished fine-tuning
     config: GenerateConfig,
-    out: Path,
+    out: Path,  # may hold some of the pairs already
     *,
-    side_px: int | None = None,
-    part_of: ObjectMask | None = None,
+    side_px: int | None = None,  # of the crops that the adapter was trained on; None: whole pictures
+    part_of: ObjectMask | None = None,  # which pixels of a picture are part; None: all
     device: str = "cpu",
-    seed: int = 0,
-    first: int = 0,
+    seed: int = 0,  # of the run
+    first: int = 0,  # number of the first pair
 ) -> pd.DataFrame:
     """Paste shots of one defect type into normals, draw them anew with an adapter's folder, into `out`; its table.
 
-    `samples`: of which split "train" alone is read. `side_px`: of the crops that the adapter was trained on, None for
-    whole pictures. Further columns: shot and normal, by their last four path parts. Raises: DataError if there is no shot
-    or no normal; AdapterError, InputError.
+    Further columns: shot and normal, by their last four path parts. Raises: DataError if there is no shot or no normal;
+    AdapterError, InputError.
     """
     from downstream.errors import TrainingSetError
     from downstream.synthesis import copy_paste_pairs
