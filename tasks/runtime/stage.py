@@ -19,15 +19,16 @@ from prefect.states import Crashed
 from downstream.errors import DownstreamError
 from dual_anodiff.errors import DualAnoDiffError
 from tasks.config import RunConfig
-from tasks.errors import AnodiffError
+from tasks.errors import AnodiffError, ArtifactError
 from tasks.runtime.call import Call, Stage, StageResult
 from tasks.runtime.device import device_slot, resolve_device
 from tasks.runtime.progress import progress_shown
 from tasks.runtime.retries import DELAYS_S, RETRIES, can_pass
 from tasks.runtime.runner import current
 from tasks.runtime.server import is_own_server
-from tasks.store.artifacts import Artifact, Staged, publish, read_manifest, refs_in, verified
+from tasks.store.artifacts import Artifact, Staged, publish, read_manifest, refs_in, require, verified
 from tasks.store.layout import results_folder
+from tasks.store.place import remote_of
 from tasks.tables.fetch import fetch_all
 
 log = logging.getLogger("anodiff")
@@ -235,8 +236,12 @@ def inputs_of_task() -> dict[str, Any]:
 
 
 def outcome(out: Artifact, state: State[StageResult], *, logged_before: bool = False) -> StageOutcome:
-    """Say what became of a stage; never raises for one that failed."""
-    if state.is_completed():
+    """Say what became of a stage; never raises for one that failed.
+
+    What another machine made is fetched: the flow reads of it what comes next.
+    """
+    lost = why_lost(out) if state.is_completed() else None
+    if state.is_completed() and lost is None:
         result: StageResult = state.result()
         if state.name == "Cached" or not result["made"]:
             if not logged_before:
@@ -245,7 +250,7 @@ def outcome(out: Artifact, state: State[StageResult], *, logged_before: bool = F
         return StageOutcome(out.stage, out.label, out.ref, "ran", seconds=read_manifest(out)["seconds"])
     if state.name == "NotReady":
         return StageOutcome(out.stage, out.label, None, "skipped", error="a stage before it failed")
-    found: object = state.result(raise_on_failure=False)
+    found: object = lost or state.result(raise_on_failure=False)
     error = (
         found
         if isinstance(found, BaseException)
@@ -255,6 +260,16 @@ def outcome(out: Artifact, state: State[StageResult], *, logged_before: bool = F
     return StageOutcome(
         out.stage, out.label, None, "failed", error=error_text(error), bad_input=isinstance(error, OUR_ERRORS)
     )
+
+
+def why_lost(out: Artifact) -> ArtifactError | None:
+    """Fetch what a stage made, if that may have been on another machine; why that can't be, if it can't."""
+    try:
+        if remote_of(out.store) is not None:
+            require(out)
+    except ArtifactError as error:
+        return error
+    return None
 
 
 def error_text(error: BaseException) -> str:
