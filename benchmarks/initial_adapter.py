@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from dual_anodiff.config import FinetuneConfig, GenerateConfig, NativeConfig
@@ -81,10 +82,11 @@ def measure(
             pipe = DualAnoDiffPipeline.from_adapter(adapter, step=kept)
             with torch.no_grad():
                 latents = torch.stack([encode(pipe.vae, images)[0], encode(pipe.vae, images * masks)[0]], 1)
+                scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
                 prompts = [named.image_prompt, named.anomaly_prompt]
                 text = encode_prompts(pipe.tokenizer, pipe.text_encoder, prompts)
             row: dict[str, object] = {"defect": defect, "start": start, "steps": step}
-            row |= asdict(coupling(pipe.unet, pipe.scheduler, latents, text))
+            row |= asdict(coupling(pipe.unet, scheduler, latents, text))
             drawn = generate.model_copy(update={"adapter_step": kept})
             folder = scratch / f"{start}-{step}"
             from_noise = generate_pairs(adapter, drawn, folder / "noise", progress=False)

@@ -29,7 +29,7 @@ class Coupling:
 def coupling(unet: Any, scheduler: Any, latents: Tensor, text: Tensor, *, seed: int = 0) -> Coupling:
     """Measure it on pairs that the adapter has not seen. Shape: latents (n ≥ 2, f=2, c, h, w), text (f, tokens, d).
 
-    The partner of comparison is the next pair's, under the same noise.
+    `scheduler` is one of training, as `DDPMScheduler`. The partner of comparison is the next pair's, under the same noise.
     Raises: ValueError for fewer than two pairs.
     """
     if len(latents) < 2:

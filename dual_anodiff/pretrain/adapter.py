@@ -70,7 +70,11 @@ def train_adapter(
     model = Pairs(pipe.unet, pipe.text_encoder).to(plan.device).train()
     ids = _Captions(pipe.tokenizer, kept)
 
+    taken = 0
+
     def loss(step: int) -> Tensor:
+        nonlocal taken
+        taken = step + 1
         g = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
         index = torch.randint(len(kept), (plan.batch_size,), generator=g)
         both = latents[index.to(latents.device)].flatten(0, 1).float()
@@ -89,7 +93,7 @@ def train_adapter(
         out.mkdir(parents=True, exist_ok=True)
         weights = {name: p.detach().half().cpu().contiguous() for name, p in own.items()}
         save_file(weights, out / WEIGHTS)
-        card = InitialCard(fingerprint(base), config.model_dump(), plan.num_steps, len(kept), plan.seed)
+        card = InitialCard(fingerprint(base), config.model_dump(), taken, len(kept), plan.seed)
         (out / DESCRIPTION).write_text(json.dumps(asdict(card), indent=2) + "\n")
 
     return fit(
