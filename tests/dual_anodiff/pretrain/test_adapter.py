@@ -95,11 +95,3 @@ def test_an_adapter_of_another_base_is_refused(own_base: Path, base: Path, tmp_p
 def test_a_folder_without_one_is_an_error_that_names_it(own_base: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"initial\.json"):
         initial_adapter(finetune(own_base, initial_adapter=str(tmp_path)))
-
-
-def test_a_bundled_start_for_mini_fits_the_presets() -> None:
-    bundled = initial_adapter(
-        FinetuneConfig(adapter=AdapterConfig(lora_rank=8, saim_rank=8, text_encoder_lora_rank=8))
-    )
-    assert bundled is not None
-    assert read_initial(bundled).train_steps >= 1000
