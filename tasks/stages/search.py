@@ -17,7 +17,7 @@ from tasks.tables.prepared import read_samples
 
 SEARCH = Stage(
     "search",
-    version=2,
+    version=3,
     heavy=True,
     time_by=("search.num_pairs", "search.rounds"),
     sections=("generate", "quality"),
