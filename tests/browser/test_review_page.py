@@ -67,6 +67,7 @@ def review(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     written_run(config, split, draw, judged(config, split, [draw]))
     desk = Desk(find_run(config.store, "latest"))
     page = browser.new_page(viewport={"width": LAPTOP["width"], "height": LAPTOP["height"]})
+    page.set_default_timeout(120_000)  # the suite beside it takes all cores
     with served(page_of(desk), 0) as address:
         opened = Open(page, desk, address)
         page.on("pageerror", lambda error: opened.complaints.append(str(error)))

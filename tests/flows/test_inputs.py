@@ -17,7 +17,7 @@ from tasks.store import place
 from tasks.store.artifacts import Artifact, Staged, verified
 from tests.s3 import make_bucket, s3_server, speak_to
 
-URL = "s3://plant/night"
+URL = "s3://inputs/night"
 # Named as in a run: a curated table names files of what drew them.
 DRAW, JUDGE, MEASURE = (Stage(name, version=1) for name in ("generate", "curate", "quality"))
 
@@ -92,8 +92,8 @@ def made(
     """All but the last stages made by one machine; the configuration as the next one has it, with an empty folder."""
     speak_to(server, monkeypatch)
     place._file_system(URL)[0].invalidate_cache()
-    if not place._file_system("s3://")[0].exists("plant"):
-        make_bucket("plant")
+    if not place._file_system("s3://")[0].exists("inputs"):
+        make_bucket("inputs")
     monkeypatch.setenv("ANODIFF_CACHE", str(tmp_path / "one"))
     first_stages(load_config(yaml_file, store=URL), 4)
     monkeypatch.setenv("ANODIFF_CACHE", str(tmp_path / "two"))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -12,7 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from dual_anodiff.base import WEIGHTS
+from dual_anodiff.base import WEIGHTS, fingerprint
+from dual_anodiff.initial import InitialCard
 from flows.planning import plan_run
 from tasks.config import RunConfig, load_config
 from tasks.store.artifacts import refs_in
@@ -120,6 +122,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(name)
     (folder / "base/model_index.json").write_text("{}")
+    (folder / "start").mkdir()
+    (folder / "start/adapter.safetensors").write_text("weights")
+    sizes = {"lora_rank": 8, "saim_rank": 8, "text_encoder_lora_rank": 8}  # as the demo's
+    start = InitialCard(fingerprint("mini"), sizes, train_steps=1, num_pictures=1, seed=0)
+    (folder / "start/initial.json").write_text(json.dumps(asdict(start)))
     return folder
 
 
@@ -239,6 +246,7 @@ def test_a_changed_field_is_read_by_the_stages_of_the_table_and_what_follows_run
         "dask_scheduler": {"dask_scheduler": "tcp://127.0.0.1:8786", "runner": "dask"},
         "objects.masks": {"objects.masks": folder / "masks"},
         "finetune.base": {"finetune.base": str(folder / "base")},
+        "finetune.initial_adapter": {"finetune.initial_adapter": str(folder / "start")},
         "finetune.adapt_to_normals": {"finetune.adapt_to_normals": False},
         "finetune.keep_checkpoints": {"finetune.keep_checkpoints": (5, 6)},
         "generate.adapter_step": {"generate.adapter_step": 5},

@@ -234,7 +234,7 @@ def test_a_pair_drawn_into_a_normal_is_judged_in_its_window(tmp_path: Path) -> N
     assert (image[0, :, 19].numpy() == image[0, :, 20].numpy()).all()
 
 
-def test_rules_against_copies_are_out_where_pairs_are_made_from_the_shots_defects(
+def test_rules_that_mean_nothing_are_out_where_pairs_are_made_from_the_shots_defects(
     config: RunConfig, prepared: Artifact, draws: list[Artifact]
 ) -> None:
     """By how the pairs were drawn: a type on crops has no background in its configuration, though its run has."""
@@ -244,5 +244,5 @@ def test_rules_against_copies_are_out_where_pairs_are_made_from_the_shots_defect
         return set(plan_curate(everything, prepared, drawn, "hole").out.inputs["rules"])
 
     redrawn = replace(draws[0], inputs={**draws[0].inputs, "start": {"version": 1}})
-    assert rules(draws) - rules([redrawn]) == {"copy_of_shot", "copy_of_pair"}
+    assert rules(draws) - rules([redrawn]) == {"copy_of_shot", "copy_of_pair", "unrelated"}
     assert "masks_disagree" in rules([redrawn])
