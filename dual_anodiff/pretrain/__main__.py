@@ -1,6 +1,7 @@
 """Make the bundled base and measure it: `python -m dual_anodiff.pretrain train | decoder | adapter | evaluate --help`."""
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
@@ -49,15 +50,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--start", type=Path, help="a base of the same architecture whose weights to go on from"
     )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, resumable")
-    parser.add_argument("--num-pictures", type=int, default=20_000)
-    parser.add_argument("--size-px", type=int, default=128)
+    _add_corpus(parser)
     parser.add_argument("--vae-steps", type=int, default=5_000)
     parser.add_argument("--vae-batch", type=int, default=16)
     parser.add_argument("--denoiser-steps", type=int, default=9_000)
     parser.add_argument("--denoiser-batch", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    _add_common(parser)
     parser.set_defaults(run=_train)
 
 
@@ -87,7 +85,7 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--real-share", type=float, default=0.7, help="of the corpus that are photographs, 0 to 1"
     )
-    parser.add_argument("--num-pictures", type=int, default=16_000)
+    parser.add_argument("--num-pictures", type=int, default=20_000)
     parser.add_argument("--size-px", type=int, default=128)
 
 
@@ -116,7 +114,7 @@ def _add_adapter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--real-share", type=float, default=0.7, help="of the corpus that are photographs, 0 to 1"
     )
-    parser.add_argument("--num-pictures", type=int, default=16_000)
+    parser.add_argument("--num-pictures", type=int, default=20_000)
     parser.add_argument("--size-px", type=int, default=128)
     parser.add_argument("--lora-rank", type=int, default=8)
     parser.add_argument("--saim-rank", type=int, default=8)
@@ -139,9 +137,7 @@ def _adapter(a: argparse.Namespace) -> None:
 
 def _train(a: argparse.Namespace) -> None:
     deadline = time.monotonic() + 60 * a.minutes
-    a.work.mkdir(parents=True, exist_ok=True)
-    write_corpus(a.work / "corpus", a.num_pictures, a.size_px, a.seed)
-    corpus = read_corpus(a.work / "corpus").to(a.device)
+    corpus = _corpus(a)
 
     def plan(num_steps: int, batch_size: int) -> Plan:
         return Plan(num_steps, batch_size, a.seed, a.device, deadline)
@@ -150,6 +146,8 @@ def _train(a: argparse.Namespace) -> None:
     if "vae" in a.stages:
         start = a.start / "vae" if a.start else None
         done = train_vae(corpus, a.out / "vae", a.work, plan(a.vae_steps, a.vae_batch), start=start)
+    elif a.start and not (a.out / "vae").is_dir():
+        shutil.copytree(a.start / "vae", a.out / "vae")  # the UNet goes on with the latents that it knows
     if "denoiser" in a.stages and done:
         vae = AutoencoderTiny.from_pretrained(a.out / "vae").to(a.device)
         latents = encode_corpus(lambda pictures: vae.encode(pictures).latents, corpus)
