@@ -111,14 +111,8 @@ def load_weights(
         raise AdapterError(
             f"{file}: not there; generate.adapter_step is one of {kept or 'none'}, kept by finetune.keep_checkpoints"
         )
-    try:
-        weights = load_file(file)
-    except Exception as error:
-        raise AdapterError(f"{file}: can't be read ({error}); fine-tune again") from error
     own = dict(adapter_parameters(unet, text_encoder))
-    if weights.keys() != own.keys() or any(own[n].shape != w.shape for n, w in weights.items()):
-        odd = sorted(weights.keys() ^ own.keys())[:3]
-        raise AdapterError(f"{file}: does not fit this base (first differences: {odd}); use its own base")
+    weights = _read_fitting(file, own)
     for name, parameter in own.items():
         # Of the product's two factors one.
         parameter.copy_(weights[name] * strength if ".lora_B." in name else weights[name])
@@ -130,16 +124,22 @@ def load_initial(folder: Path, unet: nn.Module, text_encoder: nn.Module) -> None
 
     Raises: AdapterError if the file is missing, or names and shapes are not those of the attached adapters.
     """
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except Exception as error:
-        raise AdapterError(f"{folder / WEIGHTS}: can't be read ({error}); make it again") from error
     own = {name: p for name, p in adapter_parameters(unet, text_encoder) if ".background." not in name}
-    if weights.keys() != own.keys() or any(own[n].shape != w.shape for n, w in weights.items()):
-        odd = sorted(weights.keys() ^ own.keys())[:3]
-        raise AdapterError(f"{folder / WEIGHTS}: does not fit this base (first differences: {odd})")
+    weights = _read_fitting(folder / WEIGHTS, own)
     for name, parameter in own.items():
         parameter.copy_(weights[name])
+
+
+def _read_fitting(file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors, which have the names and shapes of `own`. Raises: AdapterError."""
+    try:
+        weights = load_file(file)
+    except Exception as error:
+        raise AdapterError(f"{file}: can't be read ({error}); make it again") from error
+    if weights.keys() != own.keys() or any(own[n].shape != w.shape for n, w in weights.items()):
+        odd = sorted(weights.keys() ^ own.keys())[:3]
+        raise AdapterError(f"{file}: does not fit this base (first differences: {odd}); use its own base")
+    return weights
 
 
 def kept_weights(folder: Path, step: int) -> Path:

@@ -9,9 +9,7 @@ import torch
 from diffusers import AutoencoderTiny
 
 from dual_anodiff.base import MINI
-from dual_anodiff.config import AdapterConfig
 from dual_anodiff.demo_data import DEMO_CATEGORIES
-from dual_anodiff.pretrain.adapter import train_adapter
 from dual_anodiff.pretrain.corpus import Corpus, read_corpus, write_corpus
 from dual_anodiff.pretrain.denoiser import train_denoiser
 from dual_anodiff.pretrain.photographs import find_photographs
@@ -110,12 +108,7 @@ def _add_adapter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="the adapter; a base's own is its folder `adapter`"
     )
-    parser.add_argument("--pictures", type=Path, help="openly licensed photographs, with origin.csv")
-    parser.add_argument(
-        "--real-share", type=float, default=0.7, help="of the corpus that are photographs, 0 to 1"
-    )
-    parser.add_argument("--num-pictures", type=int, default=20_000)
-    parser.add_argument("--size-px", type=int, default=128)
+    _add_corpus(parser)
     parser.add_argument("--lora-rank", type=int, default=8)
     parser.add_argument("--saim-rank", type=int, default=8)
     parser.add_argument("--text-encoder-lora-rank", type=int, default=8)
@@ -127,6 +120,10 @@ def _add_adapter(parser: argparse.ArgumentParser) -> None:
 
 
 def _adapter(a: argparse.Namespace) -> None:
+    # Imported here: peft and pydantic are no part of a bare training machine.
+    from dual_anodiff.config import AdapterConfig
+    from dual_anodiff.pretrain.adapter import train_adapter
+
     deadline = time.monotonic() + 60 * a.minutes
     config = AdapterConfig(
         lora_rank=a.lora_rank, saim_rank=a.saim_rank, text_encoder_lora_rank=a.text_encoder_lora_rank

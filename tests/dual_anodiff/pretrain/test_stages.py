@@ -1,5 +1,7 @@
 """The stages that make `mini`, at a size that trains in seconds."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -188,3 +190,9 @@ def test_the_noisiest_step_that_training_sees_and_sampling_begins_with_holds_no_
     sampler = DPMSolverMultistepScheduler.from_config(scheduler.config)
     sampler.set_timesteps(20)
     assert sampler.timesteps[0] == 999
+
+
+def test_the_command_that_makes_mini_starts_without_what_a_bare_training_machine_lacks() -> None:
+    said = "import sys, dual_anodiff.pretrain.__main__; print(*{'pydantic', 'einops', 'pandas', 'timm'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
