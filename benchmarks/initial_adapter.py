@@ -1,6 +1,6 @@
 """What the adapter that fine-tuning starts from is worth: `python -m benchmarks.initial_adapter CATEGORY_FOLDER`.
 
-For each defect type a fresh adapter and the base's own are fine-tuned on the same shots. After some steps, on defects
+For each defect type a fresh adapter and one that was trained before (`--given`) are fine-tuned on the same shots. After some steps, on defects
 of the test side that neither saw: losses, coupling (what each branch's loss gains from its own partner over another's),
 whole pictures from noise without a mask, and how well masks of pairs drawn into normals agree with what changed.
 """
@@ -34,7 +34,6 @@ from tasks.stages.crop_blend import build_crop
 from tasks.stages.finetune import name_prompts
 from tasks.stages.redraw import build_redraw
 
-STARTS = ("fresh", "auto")
 UNTRAINED = 1e-12  # a learning rate at which a step changes nothing
 
 
@@ -58,7 +57,7 @@ def crops_of(
 
 def measure(
     samples: pd.DataFrame, defect: str, config: FinetuneConfig, generate: GenerateConfig, steps: Sequence[int],
-    normals: Path, side_px: int, scratch: Path, sheets: Path,
+    normals: Path, side_px: int, scratch: Path, sheets: Path, given: Path,
 ) -> Iterator[dict[str, object]]:  # fmt: skip
     """A row for each start and number of steps."""
     shots = crops_of(samples, defect, side_px, config.size_px, scratch / "shots", split="train")
@@ -70,10 +69,10 @@ def measure(
         for i, m in zip(unseen["image_path"], unseen["mask_path"], strict=True)
     ]
     images, masks = torch.stack([i for i, _ in held]), torch.stack([m for _, m in held])
-    for start in STARTS:
+    for start, initial in (("fresh", "fresh"), ("given", str(given))):
         adapters = {0: scratch / f"{start}-0", steps[-1]: scratch / f"{start}"}
         for total, out in adapters.items():
-            update = {"initial_adapter": start, "train_steps": total or 1, "keep_checkpoints": steps[:-1]}
+            update = {"initial_adapter": initial, "train_steps": total or 1, "keep_checkpoints": steps[:-1]}
             update |= {} if total else {"learning_rate": UNTRAINED, "keep_checkpoints": ()}
             train(files, named.model_copy(update=update), out, normals=normals, progress=False)
         for step in (0, *steps):
@@ -114,6 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("category", type=Path, metavar="CATEGORY_FOLDER")
+    parser.add_argument(
+        "--given",
+        type=Path,
+        required=True,
+        help="folder that `python -m dual_anodiff.pretrain adapter` wrote",
+    )
     parser.add_argument("--defects", nargs="+", required=True)
     parser.add_argument("--shots", type=int, default=5, help="of each defect type")
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 150, 300])
@@ -137,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 build_adapt(good, run.finetune, normals)
             rows += measure(
                 samples, defect, run.finetune, generate, sorted(args.steps), normals, side_px,
-                scratch / defect, args.out,
+                scratch / defect, args.out, args.given,
             )  # fmt: skip
     table = pd.DataFrame(rows)
     args.out.mkdir(parents=True, exist_ok=True)
