@@ -1,8 +1,9 @@
 """What the adapter that fine-tuning starts from is worth: `python -m benchmarks.initial_adapter CATEGORY_FOLDER`.
 
-For each defect type a fresh adapter and one that was trained before (`--given`) are fine-tuned on the same shots. After some steps, on defects
-of the test side that neither saw: losses, coupling (what each branch's loss gains from its own partner over another's),
-whole pictures from noise without a mask, and how well masks of pairs drawn into normals agree with what changed.
+For each defect type a fresh adapter and one that was trained before (`--given`) are fine-tuned on the same shots. After
+some steps, on defects of the test side that neither saw: losses, coupling (what each branch's loss gains from its own
+partner over another's), whole pictures from noise without a mask, and how well masks of pairs drawn into normals agree
+with what changed.
 """
 
 import argparse
